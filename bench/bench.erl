@@ -1,0 +1,444 @@
+%% bench - the same work done on a Python node and on a BEAM peer, turn by turn.
+%%
+%% Every job is measured in rounds; in a round the Python node and the peer take turns, and who
+%% begins alternates, so that what else the machine does meets both. A ratio is the median of
+%% the rounds' own ratios; above 1 the Python node is the better one. run-bench starts this.
+-module(bench).
+
+-export([main/1, list/0]).
+-export([identity/1, busy/1, start_server/0, init/1, handle_call/3, handle_cast/2]).
+
+-define(PY, 'py@127.0.0.1').
+-define(PEER, 'peer@127.0.0.1').
+
+-type target() :: {ratio, number()} | {at_most, number()} | none.
+
+-record(ctx, {py_pid :: string(),     % OS processes
+              peer_pid :: string(),
+              quick :: boolean(),
+              rounds :: pos_integer(),
+              first_rss :: number()}). % MiB, before anything spoke to the node
+
+-record(job, {name :: string(),
+              title :: string(),
+              unit :: string(),
+              better = higher :: higher | lower,
+              target = none :: target(),
+              run :: fun((#ctx{}) -> {[number()], [number()]})}). % node's values, peer's or none
+
+-record(row, {job :: #job{}, py :: [number()], peer :: [number()], ratios :: [number()]}).
+
+%% Does the jobs named after the options, or all; halts 0, or 1 when an answer was wrong.
+-spec main([string()]) -> no_return().
+main([PyPid, PeerPid, Quick, Rounds, Csv | Names]) ->
+    FirstRss = rss(PyPid),
+    try
+        await_nodes(100),
+        Ctx = #ctx{py_pid = PyPid, peer_pid = PeerPid, quick = Quick =:= "true",
+                   rounds = rounds(list_to_integer(Rounds), Quick), first_rss = FirstRss},
+        ok = prepare(),
+        print_head(Ctx),
+        Rows = [print_row(run(Job, Ctx)) || Job <- choose(Names)],
+        ok = write_csv(Csv, Rows),
+        io:format("~nratio: above 1 the Python node is the better one. CSV: ~ts~n", [Csv]),
+        halt(0)
+    catch
+        Class:Why:Stack ->
+            io:format("bench: ~p: ~p~n~p~n", [Class, Why, Stack]),
+            halt(1)
+    end.
+
+%% Prints the jobs' names.
+-spec list() -> ok.
+list() ->
+    [io:format("~-14ts ~ts~n", [J#job.name, J#job.title]) || J <- jobs()],
+    ok.
+
+rounds(0, "true") -> 5;
+rounds(0, _) -> 7;
+rounds(N, _) -> N.
+
+choose([]) -> jobs();
+choose(Names) ->
+    Chosen = [J || J <- jobs(), lists:member(J#job.name, Names)],
+    length(Chosen) =:= length(lists:usort(Names)) orelse error({no_such_job, Names}),
+    Chosen.
+
+%%% The jobs, the memory ones first: they want a node that has done nothing yet.
+
+jobs() ->
+    [#job{name = "rss", title = "RSS after start", unit = "MiB",
+          better = lower, target = {at_most, 20},
+          run = fun(Ctx) -> {[Ctx#ctx.first_rss], []} end},
+     #job{name = "growth", title = "RSS growth over many calls", unit = "MiB",
+          better = lower, target = {at_most, 1}, run = fun growth/1},
+     #job{name = "idle", title = "CPU of the idle node", unit = "%",
+          better = lower, target = {at_most, 0.2}, run = fun idle/1},
+     #job{name = "latency", title = "erpc:call(math, sqrt), sequential", unit = "us",
+          better = lower, target = {ratio, 2.5}, run = paired(fun latency/2)},
+     #job{name = "calls-1", title = "the same from 1 process", unit = "calls/s",
+          run = calls(1)},
+     #job{name = "calls-8", title = "the same from 8 processes", unit = "calls/s",
+          run = calls(8)},
+     #job{name = "calls-50", title = "the same from 50 processes", unit = "calls/s",
+          target = {ratio, 1.5}, run = calls(50)},
+     #job{name = "calls-200", title = "the same from 200 processes", unit = "calls/s",
+          run = calls(200)},
+     #job{name = "cpu", title = "CPU of the called node, 50 callers", unit = "us/call",
+          better = lower, run = paired(fun cpu_per_call/2)},
+     #job{name = "server", title = "gen_server:call, sequential", unit = "us",
+          better = lower, run = paired(fun server_latency/2)},
+     #job{name = "ping", title = "net_adm:ping, sequential", unit = "us",
+          better = lower, run = paired(fun ping_latency/2)},
+     #job{name = "echo-1m", title = "echo of 1 MiB, random bytes", unit = "MiB/s",
+          target = {ratio, 0.9}, run = echo(fun random/1, 1, 40)},
+     #job{name = "echo-16m", title = "echo of 16 MiB, random bytes", unit = "MiB/s",
+          target = {ratio, 0.9}, run = echo(fun random/1, 16, 6)},
+     #job{name = "text-1m", title = "echo of 1 MiB, ASCII text", unit = "MiB/s",
+          run = echo(fun ascii/1, 1, 40)},
+     #job{name = "text-16m", title = "echo of 16 MiB, ASCII text", unit = "MiB/s",
+          run = echo(fun ascii/1, 16, 6)},
+     #job{name = "ints", title = "echo of a list of 100 000 ints", unit = "1/s",
+          target = {ratio, 0.7}, run = trips(fun ints/0, 30)},
+     #job{name = "map", title = "echo of a map, 1000 string->float", unit = "1/s",
+          target = {ratio, 1.0}, run = trips(fun floats/0, 200)},
+     #job{name = "ping-busy", title = "ping p99 while a Python loop runs", unit = "us",
+          better = lower, target = {at_most, 1000}, run = paired(fun busy_ping/2)},
+     #job{name = "call-busy", title = "erpc:call median while a Python loop runs", unit = "us",
+          better = lower, run = paired(fun busy_call/2)}].
+
+%% RSS after every tenth of the calls, less RSS after the warming up: the value is the last of
+%% them. What the first calls take for buffers and threads is not growth.
+growth(#ctx{py_pid = Pid, quick = Quick}) ->
+    Part = case Quick of true -> 20_000; false -> 100_000 end,
+    _ = many_calls(?PY, 50, 20_000),
+    Before = rss(Pid),
+    Grown = [begin many_calls(?PY, 50, Part), rss(Pid) - Before end || _ <- lists:seq(1, 10)],
+    {{last, Grown}, []}.
+
+%% CPU in per cent over windows of 5 s, after traffic: the connections stay open. The peer
+%% idles in the same windows.
+idle(#ctx{py_pid = Py, peer_pid = Peer, quick = Quick}) ->
+    _ = [many_calls(N, 50, 1000) || N <- [?PY, ?PEER]],
+    timer:sleep(2000), % what follows traffic at once is not yet idling
+    Windows = case Quick of true -> 2; false -> 12 end,
+    Seen = [idle_window(Py, Peer, 5000) || _ <- lists:seq(1, Windows)],
+    {PyUsed, PeerUsed} = lists:unzip(Seen),
+    {{mean, PyUsed}, {mean, PeerUsed}}.
+
+idle_window(Py, Peer, Ms) ->
+    Begin = erlang:monotonic_time(nanosecond),
+    Before = {cpu_ns(Py), cpu_ns(Peer)},
+    timer:sleep(Ms),
+    Took = erlang:monotonic_time(nanosecond) - Begin,
+    {used(Before, 1, cpu_ns(Py), Took), used(Before, 2, cpu_ns(Peer), Took)}.
+
+used(Before, I, After, Took) -> 100 * max(0, After - element(I, Before)) / Took.
+
+%% Median of single calls, in microseconds.
+latency(Node, #ctx{quick = Quick}) ->
+    median_us(calls_in_round(Quick), fun() -> erpc:call(Node, math, sqrt, [2.0]) end).
+
+server_latency(Node, #ctx{quick = Quick}) ->
+    median_us(calls_in_round(Quick), fun() -> gen_server:call({bench_server, Node}, 2.0) end).
+
+ping_latency(Node, #ctx{quick = Quick}) ->
+    median_us(calls_in_round(Quick), fun() -> net_adm:ping(Node) end).
+
+calls_in_round(true) -> 2000;
+calls_in_round(false) -> 5000.
+
+%% Calls/s from so many processes, all warm and inside one span of time.
+calls(Callers) ->
+    paired(fun(Node, #ctx{quick = Quick}) -> rate(Node, Callers, span(Quick)) end).
+
+span(true) -> 500;
+span(false) -> 1500.
+
+rate(Node, Callers, Ms) ->
+    Done = callers(Node, Callers, fun(Go) -> call_until(Node, Go + Ms * 1000, 0) end),
+    lists:sum(Done) * 1000 / Ms.
+
+%% User and system time of the called node's OS process for a call, from 50 callers.
+cpu_per_call(Node, #ctx{quick = Quick} = Ctx) ->
+    Pid = case Node of ?PY -> Ctx#ctx.py_pid; ?PEER -> Ctx#ctx.peer_pid end,
+    N = case Quick of true -> 20_000; false -> 50_000 end,
+    Before = cpu_ns(Pid),
+    _ = many_calls(Node, 50, N),
+    (cpu_ns(Pid) - Before) / N / 1000.
+
+echo(Make, MiB, Times) ->
+    fun(Ctx) ->
+        Bytes = Make(MiB * 1024 * 1024),
+        (paired(fun(Node, #ctx{quick = Quick}) ->
+                    Us = median_us(times(Times, Quick), fun() -> there_and_back(Node, Bytes) end),
+                    MiB * 1.0e6 / Us
+                end))(Ctx)
+    end.
+
+trips(Make, Times) ->
+    fun(Ctx) ->
+        Term = Make(),
+        (paired(fun(Node, #ctx{quick = Quick}) ->
+                    1.0e6 / median_us(times(Times, Quick), fun() -> there_and_back(Node, Term) end)
+                end))(Ctx)
+    end.
+
+times(N, true) -> max(5, N div 2);
+times(N, false) -> N.
+
+there_and_back(Node, Term) -> erpc:call(Node, fixture(Node), identity, [Term]).
+
+%% p99 of pings while the node computes; on the peer an Erlang process computes.
+busy_ping(Node, #ctx{quick = Quick}) ->
+    while_busy(Node, Quick, fun(N) -> percentile(99, samples(N, fun() -> net_adm:ping(Node) end)) end).
+
+busy_call(Node, #ctx{quick = Quick}) ->
+    while_busy(Node, Quick,
+               fun(N) -> median(samples(N, fun() -> erpc:call(Node, math, sqrt, [2.0]) end)) end).
+
+while_busy(Node, Quick, Measure) ->
+    {Seconds, N} = case Quick of true -> {1.0, 300}; false -> {3.0, 1000} end,
+    Busy = erpc:send_request(Node, fixture(Node), busy, [Seconds]),
+    ok = await_busy(Node),
+    Value = Measure(N),
+    no_response = erpc:wait_response(Busy, 0), % it was busy to the end
+    _ = erpc:receive_response(Busy),
+    Value.
+
+await_busy(?PEER) -> ok;
+await_busy(?PY) ->
+    case erpc:call(?PY, bench_fixture, is_busy, []) of
+        true -> ok;
+        false -> await_busy(?PY)
+    end.
+
+fixture(?PY) -> bench_fixture;
+fixture(?PEER) -> ?MODULE.
+
+%%% What the peer runs: the functions of bench_fixture.py.
+
+-spec identity(T) -> T.
+identity(X) -> X.
+
+-spec busy(number()) -> ok.
+busy(Seconds) -> spin(erlang:monotonic_time(microsecond) + round(Seconds * 1.0e6)).
+
+spin(End) ->
+    case erlang:monotonic_time(microsecond) < End of
+        true -> spin(End);
+        false -> ok
+    end.
+
+-spec start_server() -> ok.
+start_server() ->
+    {ok, _} = gen_server:start({local, bench_server}, ?MODULE, [], []),
+    ok.
+
+-spec init([]) -> {ok, none}.
+init([]) -> {ok, none}.
+
+-spec handle_call(T, gen_server:from(), none) -> {reply, T, none}.
+handle_call(Request, _From, State) -> {reply, Request, State}.
+
+-spec handle_cast(term(), none) -> {noreply, none}.
+handle_cast(_, State) -> {noreply, State}.
+
+%%% Measuring
+
+%% Turns a measurement of one node into one of both, round by round, after a warm round.
+paired(Measure) ->
+    fun(#ctx{rounds = Rounds} = Ctx) ->
+        _ = [Measure(Node, Ctx#ctx{quick = true}) || Node <- [?PY, ?PEER]],
+        lists:unzip([round(R, Measure, Ctx) || R <- lists:seq(1, Rounds)])
+    end.
+
+round(R, Measure, Ctx) when R rem 2 =:= 0 ->
+    Py = Measure(?PY, Ctx),
+    {Py, Measure(?PEER, Ctx)};
+round(_, Measure, Ctx) ->
+    Peer = Measure(?PEER, Ctx),
+    {Measure(?PY, Ctx), Peer}.
+
+median_us(N, Fun) -> median(samples(N, Fun)).
+
+%% Times N runs in a process of its own, so that no garbage of another job is met.
+samples(N, Fun) ->
+    {Pid, Mon} = spawn_monitor(fun() -> exit({done, [us(Fun) || _ <- lists:seq(1, N)]}) end),
+    receive
+        {'DOWN', Mon, process, Pid, {done, Us}} -> Us;
+        {'DOWN', Mon, process, Pid, Why} -> error(Why)
+    end.
+
+us(Fun) ->
+    Begin = erlang:monotonic_time(nanosecond),
+    _ = Fun(),
+    (erlang:monotonic_time(nanosecond) - Begin) / 1000.
+
+%% Runs so many callers at once: each warms up, all wait, then all begin. What each gave.
+callers(Node, Callers, Work) ->
+    Self = self(),
+    Pids = [spawn_link(fun() ->
+                           _ = call_n(Node, 20),
+                           Self ! {warm, self()},
+                           receive {go, Go} -> Self ! {gave, self(), Work(Go)} end
+                       end) || _ <- lists:seq(1, Callers)],
+    [receive {warm, P} -> ok end || P <- Pids],
+    Go = erlang:monotonic_time(microsecond),
+    [P ! {go, Go} || P <- Pids],
+    [receive {gave, P, What} -> What end || P <- Pids].
+
+many_calls(Node, Callers, All) ->
+    callers(Node, Callers, fun(_) -> call_n(Node, All div Callers) end).
+
+call_n(_, 0) -> ok;
+call_n(Node, N) ->
+    _ = erpc:call(Node, math, sqrt, [2.0]),
+    call_n(Node, N - 1).
+
+%% A call that ends after the end is not counted.
+call_until(Node, End, Done) ->
+    _ = erpc:call(Node, math, sqrt, [2.0]),
+    case erlang:monotonic_time(microsecond) < End of
+        true -> call_until(Node, End, Done + 1);
+        false -> Done
+    end.
+
+%% MiB of memory in use by an OS process.
+rss(Pid) ->
+    {ok, Text} = file:read_file("/proc/" ++ Pid ++ "/status"),
+    {match, [KiB]} = re:run(Text, "VmRSS:\\s*(\\d+) kB", [{capture, all_but_first, list}]),
+    list_to_integer(KiB) / 1024.
+
+%% CPU of all its threads: to the nanosecond where the kernel keeps count, else in ticks.
+cpu_ns(Pid) ->
+    max(schedstat_ns(Pid), stat_ns(Pid)).
+
+%% Of the threads that live; one that has ended is only in stat.
+schedstat_ns(Pid) ->
+    Files = filelib:wildcard("/proc/" ++ Pid ++ "/task/*/schedstat"),
+    lists:sum([first_number(file:read_file(F)) || F <- Files]).
+
+first_number({ok, Text}) -> binary_to_integer(hd(binary:split(Text, <<" ">>)));
+first_number(_) -> 0.
+
+stat_ns(Pid) ->
+    {ok, Text} = file:read_file("/proc/" ++ Pid ++ "/stat"),
+    [_, Rest] = string:split(Text, ") ", trailing),
+    Fields = string:split(Rest, " ", all),
+    Ticks = [binary_to_integer(lists:nth(I, Fields)) || I <- [12, 13]], % utime, stime
+    lists:sum(Ticks) * 10_000_000.
+
+random(Size) -> crypto:strong_rand_bytes(Size).
+
+ascii(Size) ->
+    Line = <<"The quick brown fox jumps over the lazy dog, as it does every day of the year.\n">>,
+    binary:part(binary:copy(Line, Size div byte_size(Line) + 1), 0, Size).
+
+ints() -> lists:seq(1, 100_000).
+
+floats() ->
+    maps:from_list([{integer_to_binary(I), I / 7} || I <- lists:seq(1, 1000)]).
+
+%%% Before and after
+
+await_nodes(0) -> error(nodes_do_not_answer);
+await_nodes(Left) ->
+    case [net_adm:ping(N) || N <- [?PY, ?PEER]] of
+        [pong, pong] -> ok;
+        _ -> timer:sleep(100), await_nodes(Left - 1)
+    end.
+
+%% Both nodes must give right answers before they are measured.
+prepare() ->
+    ok = erpc:call(?PEER, ?MODULE, start_server, []),
+    Terms = [random(100_000), ascii(1000), ints(), floats(), 1 bsl 200],
+    _ = [{N, T, T} = {N, T, there_and_back(N, T)} || N <- [?PY, ?PEER], T <- Terms],
+    _ = [2.5 = gen_server:call({bench_server, N}, 2.5) || N <- [?PY, ?PEER]],
+    true = erpc:call(?PY, math, sqrt, [2.0]) =:= math:sqrt(2.0),
+    ok.
+
+run(#job{run = Run} = Job, Ctx) ->
+    case Run(Ctx) of
+        {{How, Py}, []} -> row(Job, {How, Py}, [], []);
+        {{How, Py}, {How, Peer}} -> row(Job, {How, Py}, {How, Peer}, []);
+        {Py, Peer} -> row(Job, Py, Peer, ratios(Job, Py, Peer))
+    end.
+
+row(Job, Py, Peer, Ratios) -> #row{job = Job, py = Py, peer = Peer, ratios = Ratios}.
+
+ratios(_, _, []) -> [];
+ratios(#job{better = higher}, Py, Peer) -> lists:zipwith(fun(A, B) -> A / B end, Py, Peer);
+ratios(#job{better = lower}, Py, Peer) -> lists:zipwith(fun(A, B) -> B / A end, Py, Peer).
+
+%% The value that stands for a row's rounds: the median unless the job says another.
+stand({last, Values}) -> lists:last(Values);
+stand({mean, Values}) -> lists:sum(Values) / length(Values);
+stand(Values) -> median(Values).
+
+all({_, Values}) -> Values;
+all(Values) -> Values.
+
+median(Values) -> percentile(50, Values).
+
+percentile(P, Values) ->
+    Sorted = lists:sort(Values),
+    lists:nth(max(1, ceil(length(Sorted) * P / 100)), Sorted).
+
+reached(#row{job = #job{target = none}}) -> "";
+reached(#row{job = #job{target = {ratio, T}}, ratios = Rs}) -> yes_no(median(Rs) >= T);
+reached(#row{job = #job{target = {at_most, T}}, py = Py}) -> yes_no(stand(Py) =< T).
+
+yes_no(true) -> "yes";
+yes_no(false) -> "NO".
+
+-define(ROW, "~-42ts ~-8ts ~9ts ~19ts ~9ts ~6ts ~12ts ~9ts ~ts~n").
+
+print_head(#ctx{rounds = Rounds, quick = Quick}) ->
+    Python = erpc:call(?PY, platform, python_version, []),
+    io:format("OTP ~ts, Python ~ts, ~b schedulers, ~b rounds~ts~n~n",
+              [erlang:system_info(otp_release), Python, erlang:system_info(schedulers_online),
+               Rounds, case Quick of true -> ", quick"; false -> "" end]),
+    io:format(?ROW, ["job", "unit", "pynode", "min..max", "peer", "ratio", "min..max",
+                      "target", "reached"]).
+
+print_row(#row{job = #job{title = Title, unit = Unit} = Job, py = Py, peer = Peer,
+               ratios = Ratios} = Row) ->
+    io:format(?ROW, [Title, Unit, num(stand(Py)), span(all(Py), fun num/1),
+                      maybe_num(Peer), ratio(Ratios), span(Ratios, fun two/1),
+                      target(Job#job.target), reached(Row)]),
+    Row.
+
+maybe_num([]) -> "";
+maybe_num(Values) -> num(stand(Values)).
+
+ratio([]) -> "";
+ratio(Ratios) -> two(median(Ratios)).
+
+span([_ | _] = Values, Show) -> [Show(lists:min(Values)), "..", Show(lists:max(Values))];
+span(_, _) -> "".
+
+target(none) -> "";
+target({ratio, T}) -> [">= x ", two(T)];
+target({at_most, T}) -> ["<= ", io_lib:format("~w", [T])].
+
+num(V) when abs(V) >= 1000 -> integer_to_list(erlang:round(V));
+num(V) when abs(V) >= 10 -> io_lib:format("~.1f", [float(V)]);
+num(V) -> io_lib:format("~.3f", [float(V)]).
+
+two(V) -> io_lib:format("~.2f", [float(V)]).
+
+write_csv(File, Rows) ->
+    Head = "job,unit,better,pynode,pynode_min,pynode_max,peer,peer_min,peer_max,"
+           "ratio,ratio_min,ratio_max,target,reached\n",
+    file:write_file(File, [Head | [csv_line(R) || R <- Rows]]).
+
+csv_line(#row{job = J, py = Py, peer = Peer, ratios = Ratios} = Row) ->
+    Cells = [J#job.name, J#job.unit, atom_to_list(J#job.better)] ++
+        cells(Py) ++ cells(Peer) ++ cells(Ratios) ++ [target(J#job.target), reached(Row)],
+    [lists:join(",", Cells), "\n"].
+
+cells([]) -> ["", "", ""];
+cells(Values) ->
+    [io_lib:format("~.4f", [float(V)])
+     || V <- [stand(Values), lists:min(all(Values)), lists:max(all(Values))]].

@@ -1,0 +1,46 @@
+/* conn.h - one connection to a peer node: its socket, what it sent, what it is to be sent.
+ *
+ * Counted. The read side belongs to the leader (leader.h), the outbox to any thread. The
+ * descriptor is closed with the last reference, so it is never another's by mistake. No GIL.
+ */
+#ifndef PYNODE_CONN_H
+#define PYNODE_CONN_H
+
+#include "outbox.h"
+#include "request.h"
+
+struct conn {
+    _Atomic int refs;
+    char *peer; /* a@host */
+    int fd;
+    struct outbox out;
+    _Atomic bool want_write; /* a flush met a full socket; the leader waits for room */
+
+    /* The leader's. */
+    struct conn *next, **at;
+    uint8_t *in;
+    size_t in_start, in_len, in_cap;
+    size_t want;           /* length of the large frame being read, or 0 */
+    uint64_t received;     /* bytes, ever */
+    uint64_t tick_received, tick_sent; /* as they were at the last tick */
+    int64_t ticked;        /* when a tick was last answered */
+    int silent;            /* ticks in a row that brought nothing */
+    bool paused;           /* not read until the outbox is shorter */
+    uint32_t events;       /* what epoll watches */
+};
+
+enum conn_result { CONN_MORE, CONN_EMPTY, CONN_CLOSED };
+
+/* Takes fd, which has shaken hands, and makes it non-blocking. peer is copied. */
+struct conn *conn_new(int fd, const char *peer);
+struct conn *conn_ref(struct conn *c);
+void conn_unref(struct conn *c);
+
+/* Reads once: MORE when there may be more, EMPTY when the socket is, CLOSED with *why. */
+enum conn_result conn_read(struct conn *c, const char **why);
+
+/* The next whole frame that has been read: 1; 0 when there is none; -1 when it is longer than
+ * max bytes. The frame is good until the next conn_next() or conn_read(). */
+int conn_next(struct conn *c, size_t max, struct frame *frame);
+
+#endif

@@ -1,0 +1,156 @@
+/* control.c - the pseudo-module `pynode`: what the node tells of itself without Python. */
+#include "config.h"
+
+#include "control.h"
+#include "exec.h"
+#include "procs.h"
+#include "route.h"
+#include "stats.h"
+
+static struct {
+    const struct control_facts *facts;
+    int64_t started;
+    _Atomic bool ready;
+} control;
+
+void control_init(const struct control_facts *facts) {
+    control.facts = facts;
+    control.started = exec_now();
+}
+
+void control_set_ready(void) {
+    atomic_store(&control.ready, true);
+}
+
+static const char *control_state(void) {
+    if (route_draining())
+        return "draining";
+    return atomic_load(&control.ready) ? "ready" : "starting";
+}
+
+static void control_put_number(struct buf *out, const char *key, uint64_t value) {
+    etf_put_atom(out, key);
+    etf_put_integer(out, (int64_t)value);
+}
+
+static void control_put_text(struct buf *out, const char *key, const char *value) {
+    etf_put_atom(out, key);
+    etf_put_string(out, value);
+}
+
+/* #{state => ready, node => 'py@h', python => <<"3.11.2">>, ...} */
+static void control_status(struct buf *out) {
+    struct exec_numbers n;
+
+    exec_read_numbers(&n);
+    etf_put_map(out, 11);
+    etf_put_atom(out, "state");
+    etf_put_atom(out, control_state());
+    etf_put_atom(out, "node");
+    etf_put_atom(out, control.facts->node);
+    control_put_text(out, "version", control.facts->version);
+    control_put_text(out, "python", control.facts->python);
+    control_put_number(out, "uptime", (uint64_t)(exec_now() - control.started) / 1000000000);
+    control_put_number(out, "workers", (uint64_t)n.workers);
+    control_put_number(out, "max_workers", (uint64_t)control.facts->max_workers);
+    control_put_number(out, "running", (uint64_t)n.running);
+    control_put_number(out, "blocked", (uint64_t)n.blocked);
+    control_put_number(out, "queued", n.queued);
+    control_put_number(out, "registered", (uint64_t)procs_count());
+}
+
+static void control_stats(struct buf *out) {
+    etf_put_map(out, STATS_END);
+    for (int i = 0; i < STATS_END; i++)
+        control_put_number(out, stats_name((enum stats_counter)i),
+                           stats_get((enum stats_counter)i));
+}
+
+const char *control_worker_state(const struct exec_worker *w) {
+    switch (atomic_load(&w->state)) {
+    case EXEC_IDLE:
+        return "idle";
+    case EXEC_LEADING:
+        return "leading";
+    case EXEC_ENTERING:
+        return "entering";
+    default:
+        return w->blocked ? "blocked" : "running";
+    }
+}
+
+/* #{worker => 1, state => running, call => {math, sqrt} | none, ms => 12} */
+static void control_thread(void *arg, const struct exec_worker *w) {
+    struct buf *out = arg;
+    const struct request *r = w->current;
+
+    etf_put_list(out, 1); /* a list of cells, each with the rest as its tail */
+    etf_put_map(out, 4);
+    control_put_number(out, "worker", w->number);
+    etf_put_atom(out, "state");
+    etf_put_atom(out, control_worker_state(w));
+    etf_put_atom(out, "call");
+    if (r && r->function.data) {
+        etf_put_tuple(out, 2);
+        etf_put_atom_slice(out, r->module);
+        etf_put_atom_slice(out, r->function);
+    } else if (r && r->target) {
+        etf_put_atom(out, r->target->name);
+    } else {
+        etf_put_atom(out, "none");
+    }
+    control_put_number(out, "ms", r ? (uint64_t)(exec_now() - w->since) / 1000000 : 0);
+}
+
+static void control_threads(struct buf *out) {
+    exec_list(control_thread, out);
+    etf_put_nil(out);
+}
+
+static void control_version(struct buf *out) {
+    etf_put_map(out, 3);
+    control_put_text(out, "pynode", control.facts->version);
+    control_put_text(out, "python", control.facts->python);
+    control_put_text(out, "erl_interface", control.facts->erlang);
+}
+
+static void control_ready(struct buf *out) {
+    etf_put_atom(out, strcmp(control_state(), "ready") == 0 ? "true" : "false");
+}
+
+static void control_drain(struct buf *out) {
+    etf_put_atom(out, "ok");
+    control.facts->drain();
+}
+
+bool control_answer(struct request *r, struct buf *out) {
+    static const struct {
+        const char *name;
+        void (*put)(struct buf *out);
+    } answers[] = {
+        {"status", control_status},   {"ready", control_ready},     {"stats", control_stats},
+        {"threads", control_threads}, {"version", control_version}, {"drain", control_drain},
+    };
+    size_t begin;
+
+    if (!etf_atom_is(r->module, "pynode") || r->args.len != 1 || r->args.data[0] != ETF_NIL)
+        return false;
+    for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++) {
+        if (!etf_atom_is(r->function, answers[i].name))
+            continue;
+        if (answers[i].put == control_drain && !control.facts->may_drain)
+            return false; /* py_call.c refuses it as any other */
+        if (request_reply_begin(r, out, &begin)) {
+            answers[i].put(out);
+            request_reply_end(r, out, begin);
+        } else {
+            struct buf value = {0};
+
+            answers[i].put(&value);
+            buf_done(&value);
+            request_reply_done(r, out);
+        }
+        return true;
+    }
+    return false;
+}

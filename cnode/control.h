@@ -1,0 +1,30 @@
+/* control.h - the pseudo-module `pynode`: what the node tells of itself without Python.
+ *
+ * Called by the leader. status ready stats threads version drain; docs/protocol.md has their
+ * values. No GIL.
+ */
+#ifndef PYNODE_CONTROL_H
+#define PYNODE_CONTROL_H
+
+#include "exec.h"
+
+struct control_facts {
+    const char *node, *version, *python, *erlang;
+    int max_workers;
+    bool may_drain;         /* --allow was not given, or it allows pynode */
+    void (*drain)(void);    /* what pynode:drain() and SIGTERM start */
+};
+
+/* facts are kept, not copied. */
+void control_init(const struct control_facts *facts);
+
+/* What a worker does, as an atom's text. Under exec's lock. */
+const char *control_worker_state(const struct exec_worker *w);
+
+/* The node is up: pynode:ready() is true from here on. */
+void control_set_ready(void);
+
+/* Answers r into out if it is a call to pynode that needs no Python: whether it was. */
+bool control_answer(struct request *r, struct buf *out);
+
+#endif

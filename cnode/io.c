@@ -1,0 +1,508 @@
+/* io.c - the event loop: sockets, listener, epmd, ticks; led by a worker or by the io thread. */
+#include "config.h"
+
+#include "io.h"
+#include "exec.h"
+#include "leader.h"
+#include "log.h"
+#include "route.h"
+#include "stats.h"
+#include "wake.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+enum {
+    IO_EVENTS = 64,
+    IO_READS = 16,            /* reads of one connection before the others have their turn */
+    IO_HIGH = 4 << 20,        /* bytes in an outbox from which on the peer is not read */
+    IO_LOW = 1 << 20,         /* and below which it is read again */
+    IO_TICKS = 4,             /* ticks in a net_ticktime */
+    IO_SPIN_NS = 50000,       /* a worker that leads looks this long before it sleeps */
+    IO_NAP_NS = 250000,       /* the io thread's looks at a leader that may be stuck */
+    IO_QUIET_NAPS = 16,       /* naps without traffic, after which the io thread sleeps */
+    IO_WAITING_MS = 1,        /* between looks at the pool while requests wait */
+};
+
+/* What an epoll event is about: one of these addresses, or a connection. */
+static char io_is_listener, io_is_wake, io_is_timer, io_is_epmd;
+
+static struct {
+    struct io_settings settings;
+    int epoll, timer, epmd;
+    struct wake wake;
+    struct leader leader;
+    pthread_t thread;
+    _Atomic bool stopping;
+    _Atomic bool report, reopen;
+
+    /* The io thread sleeps on these when there is no traffic. */
+    pthread_mutex_t nap_lock;
+    pthread_cond_t nap_wake;
+    _Atomic bool asleep;
+
+    /* Connections that others have added, for the leader to take. */
+    pthread_mutex_t added_lock; /* also guards changes of conns, for io_find() */
+    struct conn *added;
+
+    /* The leader's. */
+    struct conn *conns;
+    int64_t traffic; /* when there last was some */
+} io = {.nap_lock = PTHREAD_MUTEX_INITIALIZER,
+        .nap_wake = PTHREAD_COND_INITIALIZER,
+        .added_lock = PTHREAD_MUTEX_INITIALIZER,
+        .epmd = -1};
+
+static int io_watch(int fd, uint32_t events, void *what) {
+    struct epoll_event ev = {.events = events, .data.ptr = what};
+
+    return epoll_ctl(io.epoll, EPOLL_CTL_ADD, fd, &ev);
+}
+
+static void io_rewatch(int fd, uint32_t events, void *what) {
+    struct epoll_event ev = {.events = events, .data.ptr = what};
+
+    epoll_ctl(io.epoll, EPOLL_CTL_MOD, fd, &ev);
+}
+
+static int io_start_timer(void) {
+    int64_t ns = (int64_t)io.settings.net_ticktime * 1000000000 / IO_TICKS;
+    struct timespec every = {ns / 1000000000, ns % 1000000000};
+    struct itimerspec spec = {every, every};
+
+    io.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    return io.timer < 0 ? -1 : timerfd_settime(io.timer, 0, &spec, NULL);
+}
+
+int io_init(const struct io_settings *settings, struct err *e) {
+    io.settings = *settings;
+    leader_init(&io.leader, LEADER_IO);
+    leader_wait(&io.leader); /* the first worker takes the lead */
+    io.epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (io.epoll < 0 || wake_init(&io.wake) < 0 || io_start_timer() < 0 ||
+        io_watch(io.wake.fd, EPOLLIN, &io_is_wake) < 0 ||
+        io_watch(io.timer, EPOLLIN, &io_is_timer) < 0 ||
+        io_watch(settings->listener, EPOLLIN, &io_is_listener) < 0)
+        return err_set(e, EX_OSERR, "io: %s", strerror(errno));
+    return 0;
+}
+
+/* Connections. */
+
+static void io_close(struct conn *c, const char *why) {
+    log_info("conn %s: closed: %s", c->peer, why);
+    epoll_ctl(io.epoll, EPOLL_CTL_DEL, c->fd, NULL);
+    outbox_close(&c->out);
+    shutdown(c->fd, SHUT_RDWR);
+    pthread_mutex_lock(&io.added_lock);
+    *c->at = c->next;
+    if (c->next)
+        c->next->at = c->at;
+    pthread_mutex_unlock(&io.added_lock);
+    route_closed(c);
+    conn_unref(c);
+}
+
+/* Adapts what epoll watches of c to how much is waiting in its outbox. */
+static void io_set_events(struct conn *c, bool full) {
+    size_t waiting = atomic_load_explicit(&c->out.bytes, memory_order_relaxed);
+    uint32_t events;
+
+    if (waiting > IO_HIGH)
+        c->paused = true;
+    else if (waiting < IO_LOW)
+        c->paused = false;
+    events = (c->paused ? 0u : EPOLLIN) | (full ? EPOLLOUT : 0u);
+    if (events != c->events) {
+        c->events = events;
+        io_rewatch(c->fd, events, c);
+    }
+}
+
+/* Writes what there is: false when the connection broke. */
+static bool io_write(struct conn *c) {
+    enum outbox_result result = OUTBOX_EMPTY;
+
+    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) > 0)
+        result = outbox_flush(&c->out);
+    if (result == OUTBOX_BROKEN)
+        return false;
+    if (c->events != EPOLLIN || result == OUTBOX_FULL)
+        io_set_events(c, result == OUTBOX_FULL);
+    return true;
+}
+
+/* Reads and routes what has come: NULL, or why the connection has to be closed. */
+static const char *io_read(struct conn *c) {
+    enum conn_result more = CONN_MORE;
+    const char *why = NULL;
+
+    for (int i = 0; i < IO_READS && more == CONN_MORE; i++) {
+        struct frame frame;
+        int found;
+
+        more = conn_read(c, &why);
+        while ((found = conn_next(c, io.settings.max_frame, &frame)) > 0)
+            if (route_frame(c, &frame, &why) < 0)
+                return why;
+        if (found < 0)
+            return "frame longer than --max-frame";
+        if (more == CONN_CLOSED)
+            return why;
+    }
+    return NULL;
+}
+
+static void io_ready(struct conn *c, uint32_t events) {
+    const char *why = NULL;
+
+    if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
+        io.traffic = exec_now();
+        why = io_read(c);
+    }
+    if (!io_write(c) && !why)
+        why = "write failed";
+    if (why)
+        io_close(c, why);
+}
+
+void io_flush(struct conn *c) {
+    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) == 0)
+        return;
+    switch (outbox_flush(&c->out)) {
+    case OUTBOX_EMPTY:
+        break;
+    case OUTBOX_FULL:
+        atomic_store(&c->want_write, true);
+        wake_set(&io.wake);
+        break;
+    case OUTBOX_BROKEN: /* the leader will read the end */
+        shutdown(c->fd, SHUT_RDWR);
+        break;
+    }
+}
+
+static void io_flush_all(void) {
+    for (struct conn *c = io.conns, *next; c; c = next) {
+        next = c->next;
+        if (!io_write(c))
+            io_close(c, "write failed");
+    }
+}
+
+void io_add(struct conn *c) {
+    pthread_mutex_lock(&io.added_lock);
+    c->next = io.added;
+    io.added = c;
+    pthread_mutex_unlock(&io.added_lock);
+    wake_set(&io.wake);
+}
+
+struct conn *io_find(const char *peer) {
+    struct conn *c;
+
+    pthread_mutex_lock(&io.added_lock);
+    for (c = io.added; c && strcmp(c->peer, peer) != 0; c = c->next)
+        ;
+    if (!c)
+        for (c = io.conns; c && strcmp(c->peer, peer) != 0; c = c->next)
+            ;
+    if (c)
+        conn_ref(c);
+    pthread_mutex_unlock(&io.added_lock);
+    return c;
+}
+
+bool io_pending(void) {
+    bool pending = false;
+
+    pthread_mutex_lock(&io.added_lock);
+    for (struct conn *c = io.conns; c && !pending; c = c->next)
+        pending = atomic_load(&c->out.bytes) > 0;
+    pthread_mutex_unlock(&io.added_lock);
+    return pending;
+}
+
+void io_kick(void) {
+    wake_set(&io.wake);
+}
+
+static void io_replace(const char *peer) {
+    for (struct conn *c = io.conns; c; c = c->next)
+        if (strcmp(c->peer, peer) == 0) {
+            io_close(c, "the peer has connected again");
+            return;
+        }
+}
+
+static void io_take_added(void) {
+    struct conn *c, *next;
+
+    pthread_mutex_lock(&io.added_lock);
+    c = io.added;
+    io.added = NULL;
+    pthread_mutex_unlock(&io.added_lock);
+    for (; c; c = next) {
+        next = c->next;
+        io_replace(c->peer);
+        pthread_mutex_lock(&io.added_lock);
+        c->next = io.conns;
+        c->at = &io.conns;
+        if (c->next)
+            c->next->at = &c->next;
+        io.conns = c;
+        pthread_mutex_unlock(&io.added_lock);
+        c->events = EPOLLIN;
+        log_info("conn %s: up", c->peer);
+        if (io_watch(c->fd, EPOLLIN, c) < 0)
+            io_close(c, strerror(errno));
+    }
+}
+
+/* The tick timer: says that we live to whom nothing was sent, and drops who has been silent. */
+static void io_tick(void) {
+    static const uint8_t tick[4];
+    uint64_t times;
+
+    if (read(io.timer, &times, sizeof times) < 0)
+        return;
+    for (struct conn *c = io.conns, *next; c; c = next) {
+        uint64_t sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
+
+        next = c->next;
+        c->silent = c->received == c->tick_received && !c->paused ? c->silent + 1 : 0;
+        c->tick_received = c->received;
+        if (c->silent >= IO_TICKS) {
+            io_close(c, "heartbeat missed");
+            continue;
+        }
+        if (sent == c->tick_sent && atomic_load(&c->out.bytes) == 0) {
+            outbox_put(&c->out, tick, sizeof tick);
+            if (!io_write(c)) {
+                io_close(c, "write failed");
+                continue;
+            }
+        }
+        c->tick_sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
+    }
+}
+
+void io_list(void (*fn)(void *arg, const struct conn *c), void *arg) {
+    for (struct conn *c = io.conns; c; c = c->next)
+        fn(arg, c);
+}
+
+void io_signal(int signo) {
+    atomic_store(signo == SIGHUP ? &io.reopen : &io.report, true);
+    wake_set(&io.wake);
+}
+
+static void io_woken(void) {
+    if (!atomic_load(&io.stopping)) /* every thread that waits has to see that */
+        wake_clear(&io.wake);
+    io_take_added();
+    for (struct conn *c = io.conns; c; c = c->next)
+        if (atomic_exchange(&c->want_write, false))
+            io_set_events(c, true);
+    if (atomic_exchange(&io.reopen, false))
+        log_reopen();
+    if (atomic_exchange(&io.report, false))
+        io.settings.report();
+}
+
+/* epmd says nothing more after the name is registered, so anything readable is its end, but for
+ * the rest of its first answer, which ei leaves unread. */
+static void io_epmd(void) {
+    uint8_t rest[16];
+    ssize_t n = recv(io.epmd, rest, sizeof rest, MSG_DONTWAIT);
+
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+        return;
+    epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.epmd, NULL);
+    io.epmd = -1;
+    io.settings.epmd();
+}
+
+void io_watch_epmd(int fd) {
+    if (io.epmd >= 0)
+        epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.epmd, NULL);
+    io.epmd = fd;
+    if (fd >= 0)
+        io_watch(fd, EPOLLIN, &io_is_epmd);
+}
+
+void io_set_accepting(bool accepting) {
+    io_rewatch(io.settings.listener, accepting ? EPOLLIN : 0u, &io_is_listener);
+}
+
+/* The loop. */
+
+/* A connection closed by an earlier event of the same batch must not be looked at again: closing
+ * only happens to the event's own connection, to one replaced (in io_woken) or to a silent one
+ * (in io_tick), so those two come last. */
+static void io_dispatch(const struct epoll_event *events, int n) {
+    bool woken = false, tick = false;
+
+    for (int i = 0; i < n; i++) {
+        void *what = events[i].data.ptr;
+
+        if (what == &io_is_wake)
+            woken = true;
+        else if (what == &io_is_timer)
+            tick = true;
+        else if (what == &io_is_listener)
+            io.settings.accept();
+        else if (what == &io_is_epmd)
+            io_epmd();
+        else
+            io_ready(what, events[i].events);
+    }
+    if (woken)
+        io_woken();
+    if (tick)
+        io_tick();
+}
+
+/* Waits for events, as the leader: a moment awake, for what comes right after the last, then
+ * asleep. -1 when another thread has taken the lead meanwhile. */
+static int io_wait(uint32_t me, struct epoll_event *events, int timeout, bool spin) {
+    int n = 0;
+
+    if (spin)
+        do
+            n = epoll_wait(io.epoll, events, IO_EVENTS, 0);
+        while (n == 0 && exec_now() - io.traffic < IO_SPIN_NS);
+    if (n == 0) {
+        leader_wait(&io.leader);
+        n = epoll_wait(io.epoll, events, IO_EVENTS, timeout);
+        if (!leader_resume(&io.leader, me))
+            return -1;
+    }
+    return n < 0 ? 0 : n;
+}
+
+/* The io thread has to look after a leader that goes away; wakes it if it sleeps. */
+static void io_leave(void) {
+    leader_away(&io.leader);
+    if (atomic_exchange(&io.asleep, false)) {
+        pthread_mutex_lock(&io.nap_lock);
+        pthread_cond_signal(&io.nap_wake);
+        pthread_mutex_unlock(&io.nap_lock);
+    }
+}
+
+/* Becomes the leader again after serving, or takes the lead from an io thread that only waits. */
+static bool io_take_lead(uint32_t me) {
+    uint64_t word;
+
+    if (leader_resume(&io.leader, me))
+        return true;
+    word = leader_look(&io.leader);
+    return leader_owner_of(word) == LEADER_IO && leader_phase_of(word) == LEADER_WAIT &&
+           leader_take(&io.leader, word, me);
+}
+
+bool io_lead(uint32_t me) {
+    struct epoll_event events[IO_EVENTS];
+
+    if (!io_take_lead(me))
+        return false;
+    while (exec_queued() == 0 && !atomic_load(&io.stopping)) {
+        int n = io_wait(me, events, -1, true);
+
+        if (n < 0)
+            return false;
+        io_dispatch(events, n);
+    }
+    io_leave();
+    return !atomic_load(&io.stopping);
+}
+
+/* The io thread leads as long as every worker is in Python or asleep. */
+static void io_stand_in(void) {
+    struct epoll_event events[IO_EVENTS];
+
+    stats_add(STATS_LEAD_TAKEN, 1);
+    exec_announce(route_put);
+    io_flush_all();
+    while (!atomic_load(&io.stopping)) {
+        size_t before = exec_queued();
+        int n;
+
+        exec_supervise(exec_now());
+        n = io_wait(LEADER_IO, events, before > 0 ? IO_WAITING_MS : -1, false);
+        if (n < 0)
+            return;
+        io_dispatch(events, n);
+        if (n > 0 && exec_queued() > 0) {
+            exec_announce(route_put);
+            io_flush_all();
+        }
+    }
+    io_leave();
+}
+
+/* Sleeps until a leader goes away, unless one is away already. */
+static void io_sleep(uint64_t seen) {
+    pthread_mutex_lock(&io.nap_lock);
+    atomic_store(&io.asleep, true);
+    if (leader_look(&io.leader) != seen)
+        atomic_store(&io.asleep, false);
+    while (atomic_load(&io.asleep) && !atomic_load(&io.stopping))
+        pthread_cond_wait(&io.nap_wake, &io.nap_lock);
+    pthread_mutex_unlock(&io.nap_lock);
+}
+
+/* The io thread: while there is traffic it looks at short intervals whether the leader has been
+ * in Python since the last look, and then takes the lead; else it sleeps. */
+static void *io_main(void *arg) {
+    const struct timespec nap = {0, IO_NAP_NS};
+    uint64_t seen = 0;
+    int quiet = 0;
+
+    while (!atomic_load(&io.stopping)) {
+        uint64_t word = leader_look(&io.leader);
+
+        if (word != seen) {
+            quiet = 0;
+        } else if (leader_phase_of(word) == LEADER_AWAY) {
+            if (leader_take(&io.leader, word, LEADER_IO))
+                io_stand_in();
+            quiet = 0;
+        } else if (++quiet > IO_QUIET_NAPS && leader_phase_of(word) == LEADER_WAIT) {
+            io_sleep(word);
+            quiet = 0;
+        }
+        seen = leader_look(&io.leader);
+        nanosleep(&nap, NULL);
+    }
+    return arg;
+}
+
+int io_start(struct err *e) {
+    sigset_t all, before;
+    int error;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* its waits need no interruptions */
+    error = pthread_create(&io.thread, NULL, io_main, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error)
+        return err_set(e, EX_OSERR, "io: cannot start a thread: %s", strerror(error));
+    return 0;
+}
+
+void io_stop(void) {
+    atomic_store(&io.stopping, true);
+    wake_set(&io.wake);
+    pthread_mutex_lock(&io.nap_lock);
+    pthread_cond_signal(&io.nap_wake);
+    pthread_mutex_unlock(&io.nap_lock);
+    pthread_join(io.thread, NULL);
+}

@@ -1,0 +1,109 @@
+/* leave.c - how the node goes: signals, drain, and stopping in the reverse order of the start. */
+#include "config.h"
+
+#include "leave.h"
+#include "exec.h"
+#include "io.h"
+#include "log.h"
+#include "node.h"
+#include "route.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+enum {
+    LEAVE_PAUSE_MS = 10,
+    LEAVE_STOP_SECONDS = 1, /* for workers to end once nothing runs any more */
+};
+
+static struct {
+    double drain_timeout;
+    int64_t deadline;
+    sem_t told;
+    _Atomic int terms; /* SIGTERM and leave_request() so far */
+    bool stopped, all_ended;
+} leave;
+
+static void leave_handle(int signo) {
+    int saved = errno;
+
+    if (signo == SIGINT || (atomic_fetch_add(&leave.terms, 1) > 0 && signo == SIGTERM))
+        _exit(128 + signo);
+    sem_post(&leave.told);
+    errno = saved;
+}
+
+static void leave_forward(int signo) {
+    io_signal(signo);
+}
+
+static void leave_install(int signo, void (*handler)(int)) {
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(signo, &action, NULL);
+}
+
+int leave_init(double drain_timeout, bool script, struct err *e) {
+    leave.drain_timeout = drain_timeout;
+    if (sem_init(&leave.told, 0, 0) < 0)
+        return err_set(e, EX_OSERR, "signals: no semaphore");
+    leave_install(SIGPIPE, SIG_IGN);
+    leave_install(SIGHUP, leave_forward);
+    leave_install(SIGUSR1, leave_forward); /* Python's faulthandler goes before and chains */
+    if (!script) {
+        leave_install(SIGTERM, leave_handle);
+        leave_install(SIGINT, leave_handle);
+    }
+    return 0;
+}
+
+void leave_request(void) {
+    if (atomic_fetch_add(&leave.terms, 1) == 0)
+        sem_post(&leave.told);
+}
+
+void leave_drain_begin(void) {
+    log_info("node: draining: %zu requests to finish", exec_load());
+    leave.deadline = exec_now() + (int64_t)(leave.drain_timeout * 1e9);
+    route_drain();
+}
+
+bool leave_drained(void) {
+    if (exec_load() == 0 && !io_pending())
+        return true;
+    if (exec_now() < leave.deadline)
+        return false;
+    log_warning("node: drain timeout: %zu requests not finished", exec_load());
+    return true;
+}
+
+void leave_pause(void) {
+    const struct timespec t = {0, LEAVE_PAUSE_MS * 1000000L};
+
+    nanosleep(&t, NULL);
+}
+
+int leave_wait(void) {
+    while (sem_wait(&leave.told) < 0 && errno == EINTR)
+        ;
+    leave_drain_begin();
+    while (!leave_drained())
+        leave_pause();
+    return 0;
+}
+
+bool leave_stop(void) {
+    if (leave.stopped)
+        return leave.all_ended;
+    leave.stopped = true;
+    node_unpublish();
+    exec_stop_begin();
+    io_stop();
+    leave.all_ended = exec_stop_wait(LEAVE_STOP_SECONDS);
+    log_info("node: stopped");
+    return leave.all_ended;
+}

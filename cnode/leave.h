@@ -1,0 +1,33 @@
+/* leave.h - how the node goes: signals, drain, and stopping in the reverse order of the start.
+ *
+ * The main thread's, but for leave_request(), which is any thread's and a signal handler's.
+ * Without the GIL, as it waits for threads that need it.
+ */
+#ifndef PYNODE_LEAVE_H
+#define PYNODE_LEAVE_H
+
+#include "err.h"
+
+#include <stdbool.h>
+
+/* Installs the handlers. script: SIGTERM and SIGINT are left to Python. */
+int leave_init(double drain_timeout, bool script, struct err *e);
+
+/* Asks the node to drain and go, as SIGTERM does. */
+void leave_request(void);
+
+/* Waits until the node is told to go, lets running work finish; the exit status. A second
+ * SIGTERM, or SIGINT, ends the process at once. */
+int leave_wait(void);
+
+/* The same in steps, for a script: no new work from here on; whether all has ended, or the
+ * drain timeout has passed; a short wait. */
+void leave_drain_begin(void);
+bool leave_drained(void);
+void leave_pause(void);
+
+/* Gives the name back, ends the threads. Whether all have ended: if not, some are in Python and
+ * the interpreter must not be ended. Once; later calls answer the same. */
+bool leave_stop(void);
+
+#endif

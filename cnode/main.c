@@ -1,0 +1,138 @@
+/* main.c - pynode: Python as a node of an Erlang cluster.
+ *
+ * Starts the parts in order, waits, and stops them in reverse:
+ *
+ *     options   the command line
+ *     log       one line an event on stderr
+ *     py        the interpreter, its settings, what --import names
+ *     node      name, cookie, listening socket; epmd
+ *     exec      the threads that run Python
+ *     io        the sockets: read by whichever worker leads, or by the io thread
+ *     leave     signals; drain; stop
+ */
+#include "config.h"
+
+#include "control.h"
+#include "exec.h"
+#include "io.h"
+#include "leave.h"
+#include "log.h"
+#include "node.h"
+#include "options.h"
+#include "py.h"
+#include "py_arena.h"
+#include "py_worker.h"
+#include "report.h"
+#include "route.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+static struct options options;
+static struct control_facts facts;
+
+static bool main_may_drain(void) {
+    for (size_t i = 0; i < options.allow.len; i++)
+        if (strcmp(options.allow.items[i], "pynode") == 0 ||
+            strcmp(options.allow.items[i], "pynode:drain") == 0)
+            return true;
+    return options.allow.len == 0;
+}
+
+static void main_tell_facts(void) {
+    static char python[64];
+
+    snprintf(python, sizeof python, "%.*s", (int)strcspn(Py_GetVersion(), " "), Py_GetVersion());
+    facts = (struct control_facts){
+        .node = node_name(),
+        .version = PACKAGE_VERSION,
+        .python = python,
+        .erlang = PYNODE_ERLANG,
+        .max_workers = options.max_workers,
+        .may_drain = main_may_drain(),
+        .drain = leave_request,
+    };
+    control_init(&facts);
+}
+
+/* Python first, so that all that is imported is there before the first request. */
+static int main_start(const char *program, struct err *e) {
+    struct io_settings io = {.accept = node_accept, .epmd = node_epmd_lost, .report = report};
+
+    if (node_init(&options, e) < 0)
+        return -1;
+    request_init(node_name(), node_creation());
+    route_init(node_name());
+    if (leave_init(options.drain_timeout, options.program != OPTIONS_NONE, e) < 0)
+        return -1;
+    py_arena_init();
+    if (py_init(&options, program, e) < 0 || py_import(&options, e) < 0)
+        return -1;
+    if (options.action == OPTIONS_CHECK)
+        return 0;
+    main_tell_facts();
+    if (node_listen(&options, e) < 0)
+        return -1;
+    io.listener = node_listener();
+    io.net_ticktime = options.net_ticktime;
+    io.max_frame = options.max_frame;
+    if (io_init(&io, e) < 0)
+        return -1;
+    exec_init(options.workers, options.max_workers, (size_t)options.queue_size,
+              &py_worker_hooks);
+    if (io_start(e) < 0)
+        return -1;
+    if (exec_start() < 0)
+        return err_set(e, EX_OSERR, "exec: cannot start threads: %s", strerror(errno));
+    if (node_publish(e) < 0)
+        return -1;
+    control_set_ready();
+    log_info("node %s: ready: port %d, epmd %d, python %s, workers %d", node_name(), node_port(),
+             node_epmd_port(), facts.python, options.workers);
+    return 0;
+}
+
+/* Until the node is told to go, or its script has returned: the exit status. */
+static int main_run(void) {
+    int status;
+
+    if (options.program != OPTIONS_NONE)
+        return py_run_script();
+    py_leave();
+    status = leave_wait();
+    if (leave_stop()) {
+        py_enter();
+        py_done();
+        return status;
+    }
+    py_enter(); /* something still runs: write out what Python has buffered, and go */
+    py_flush();
+    _exit(status);
+}
+
+int main(int argc, char **argv) {
+    struct err e = {0};
+    int status = 0;
+
+    if (options_parse(&options, argc, argv, &e) < 0 ||
+        log_open(options.log_level, options.log_format, options.log_file) < 0) {
+        fprintf(stderr, "pynode: %s\n", e.code ? e.text : "cannot open the log file");
+        return e.code ? e.code : EX_CANTCREAT;
+    }
+    if (options.action == OPTIONS_HELP)
+        fputs(options_help, stdout);
+    else if (options.action == OPTIONS_VERSION)
+        printf("pynode %s (Python %s)\n", PACKAGE_VERSION, PY_VERSION);
+    else if (main_start(argv[0], &e) < 0) {
+        log_error("%s", e.text);
+        _exit(e.code);
+    } else if (options.action == OPTIONS_CHECK)
+        puts("pynode: the configuration is good");
+    else
+        status = main_run();
+    options_done(&options);
+    return status;
+}

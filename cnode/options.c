@@ -1,0 +1,762 @@
+/* options.c - the command line and environment as one struct, checked.
+ *
+ * Main thread, before any other thread exists; no GIL. First argv is scanned into the struct
+ * (options_scan), then what depends on several options or on the machine is settled: names,
+ * ranges, files, cookie. The first thing wrong ends it with one line that names it.
+ */
+#include "config.h"
+
+#include "options.h"
+#include "buf.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <netdb.h>
+#include <pwd.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum {
+    OPTIONS_NAME_MAX = 254, /* of alive@host: a node's name is an atom and ei keeps 255 bytes */
+    OPTIONS_HOST_MAX = 256,
+    OPTIONS_COOKIE_MAX = 255, /* a cookie is an atom on the Erlang side; ei keeps 512 bytes */
+    OPTIONS_WORKERS_MAX = 1024,
+    OPTIONS_SECONDS_MAX = 86400,
+    OPTIONS_PATH_MAX = 4096,
+};
+
+/* The values of getopt_long(3); -m and -c are their own letters. */
+enum {
+    OPT_ALLOW = 256,
+    OPT_BIND,
+    OPT_CHECK_CONFIG,
+    OPT_COOKIE_FILE,
+    OPT_DRAIN_TIMEOUT,
+    OPT_HELP,
+    OPT_IMPORT,
+    OPT_LISTEN_MAX,
+    OPT_LISTEN_MIN,
+    OPT_LOG_FILE,
+    OPT_LOG_FORMAT,
+    OPT_LOG_LEVEL,
+    OPT_MAX_ATOMS,
+    OPT_MAX_FRAME,
+    OPT_MAX_WORKERS,
+    OPT_NAME,
+    OPT_NET_TICKTIME,
+    OPT_NONE_ATOM,
+    OPT_PATH,
+    OPT_PORT,
+    OPT_QUEUE_SIZE,
+    OPT_SNAME,
+    OPT_STRINGS,
+    OPT_UNCONVERTIBLE,
+    OPT_VENV,
+    OPT_VERSION,
+    OPT_WORKERS,
+};
+
+static const struct option options_long[] = {
+    {"allow", required_argument, NULL, OPT_ALLOW},
+    {"bind", required_argument, NULL, OPT_BIND},
+    {"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
+    {"cookie-file", required_argument, NULL, OPT_COOKIE_FILE},
+    {"drain-timeout", required_argument, NULL, OPT_DRAIN_TIMEOUT},
+    {"help", no_argument, NULL, OPT_HELP},
+    {"import", required_argument, NULL, OPT_IMPORT},
+    {"listen-max", required_argument, NULL, OPT_LISTEN_MAX},
+    {"listen-min", required_argument, NULL, OPT_LISTEN_MIN},
+    {"log-file", required_argument, NULL, OPT_LOG_FILE},
+    {"log-format", required_argument, NULL, OPT_LOG_FORMAT},
+    {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+    {"max-atoms", required_argument, NULL, OPT_MAX_ATOMS},
+    {"max-frame", required_argument, NULL, OPT_MAX_FRAME},
+    {"max-workers", required_argument, NULL, OPT_MAX_WORKERS},
+    {"name", required_argument, NULL, OPT_NAME},
+    {"net-ticktime", required_argument, NULL, OPT_NET_TICKTIME},
+    {"none-atom", required_argument, NULL, OPT_NONE_ATOM},
+    {"path", required_argument, NULL, OPT_PATH},
+    {"port", required_argument, NULL, OPT_PORT},
+    {"queue-size", required_argument, NULL, OPT_QUEUE_SIZE},
+    {"sname", required_argument, NULL, OPT_SNAME},
+    {"strings", required_argument, NULL, OPT_STRINGS},
+    {"unconvertible", required_argument, NULL, OPT_UNCONVERTIBLE},
+    {"venv", required_argument, NULL, OPT_VENV},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {"workers", required_argument, NULL, OPT_WORKERS},
+    {NULL, 0, NULL, 0},
+};
+
+const char options_help[] =
+    "Usage: pynode [options] [script.py args ... | -m module args ... | -c code args ...]\n"
+    "\n"
+    "Runs Python as a distributed Erlang node. With a script, -m or -c, that runs on the main\n"
+    "thread as python3 would run it, and the node leaves with it; without one the node stays.\n"
+    "\n"
+    "Node:\n"
+    "  --name NAME[@HOST]    long name; without HOST this host's full name (default: --sname py)\n"
+    "  --sname NAME[@HOST]   short name; without HOST this host's name up to the first dot\n"
+    "  --cookie-file FILE    file with the cookie, for its owner only (default: ~/.erlang.cookie;\n"
+    "                        PYNODE_COOKIE in the environment goes before it)\n"
+    "  --bind ADDRESS        listen there only (default: what the node's host resolves to)\n"
+    "  --port PORT           listen on this port (default: 0, any)\n"
+    "  --listen-min PORT, --listen-max PORT\n"
+    "                        listen on the first free port of this range (default: any)\n"
+    "  --net-ticktime SEC    drop a peer that is silent for so long (default: 60)\n"
+    "  --max-frame SIZE      largest message taken, K, M or G may follow (default: 256M)\n"
+    "\n"
+    "Work:\n"
+    "  --workers N           calls that run at once (default: the processors online)\n"
+    "  --max-workers N       the same with those that sleep or wait (default: 512)\n"
+    "  --queue-size N        calls that wait; more get 'overloaded' (default: 10000)\n"
+    "  --allow MODULE[:FUNCTION]\n"
+    "                        allow this and refuse all else; repeatable (default: all is allowed)\n"
+    "  --drain-timeout SEC   time for running calls after SIGTERM (default: 30)\n"
+    "\n"
+    "Python:\n"
+    "  --path DIR            put DIR before the module search path; repeatable (default: none)\n"
+    "  --venv DIR            use this virtual environment (default: none)\n"
+    "  --import MODULE       import it before the node is ready; repeatable (default: none)\n"
+    "\n"
+    "Terms:\n"
+    "  --strings utf8|bytes  what a binary of valid UTF-8 becomes: str or bytes (default: utf8)\n"
+    "  --none-atom none|undefined|nil\n"
+    "                        what None becomes (default: none)\n"
+    "  --unconvertible error|str\n"
+    "                        an object without an Erlang form is an error, or becomes str(object)\n"
+    "                        (default: error)\n"
+    "  --max-atoms N         distinct atoms taken or made (default: 262144)\n"
+    "\n"
+    "Log:\n"
+    "  --log-level debug|info|warning|error\n"
+    "                        write this and what is worse (default: info)\n"
+    "  --log-format text|json\n"
+    "                        (default: text)\n"
+    "  --log-file FILE       append to FILE, opened again at SIGHUP (default: standard error)\n"
+    "\n"
+    "  --check-config        check options, cookie, Python and imports, then leave (default: run)\n"
+    "  --version             print the version and leave\n"
+    "  --help                print this and leave\n"
+    "\n"
+    "See pynode(1) for signals, exit codes and examples.\n";
+
+/* What is asked for and settled only when all options are known. */
+struct options_scan {
+    const char *name; /* borrowed from argv, like the others */
+    const char *cookie_file;
+    bool port;   /* --port was given */
+    bool listen; /* --listen-min or --listen-max was given */
+    bool max_workers;
+};
+
+/* Overwrites a secret in a way that a compiler may not leave out. */
+static void options_wipe(char *p, size_t n) {
+    volatile char *v = p;
+
+    while (n--)
+        *v++ = 0;
+}
+
+/* Sets a string field, which it owns. */
+static int options_string(char **field, const char *value) {
+    free(*field);
+    *field = xstrdup(value);
+    return 0;
+}
+
+/* Appends to a list, which owns its strings. */
+static int options_append(struct options_list *list, const char *value) {
+    char **items = xmalloc((list->len + 1) * sizeof *items);
+
+    if (list->len > 0)
+        memcpy(items, list->items, list->len * sizeof *items);
+    free(list->items);
+    list->items = items;
+    items[list->len++] = xstrdup(value);
+    return 0;
+}
+
+static void options_list_done(struct options_list *list) {
+    while (list->len > 0)
+        free(list->items[--list->len]);
+    free(list->items);
+    list->items = NULL;
+}
+
+/* Reads digits and nothing else (no sign, space or hex): the end of them, NULL if there are none or
+ * the number is above max. */
+static const char *options_digits(const char *s, unsigned long max, unsigned long *value) {
+    const char *start = s;
+    unsigned long v = 0;
+
+    for (; *s >= '0' && *s <= '9'; s++) {
+        unsigned long digit = (unsigned long)(*s - '0');
+
+        if (v > (max - digit) / 10)
+            return NULL;
+        v = v * 10 + digit;
+    }
+    *value = v;
+    return s == start ? NULL : s;
+}
+
+/* A whole number from min to max. */
+static int options_size(size_t *field, const char *option, const char *value, unsigned long min,
+                        unsigned long max, struct err *e) {
+    unsigned long v;
+    const char *end = options_digits(value, max, &v);
+
+    if (!end || *end || v < min)
+        return err_set(e, EX_USAGE, "--%s: '%.80s' is not a number from %lu to %lu", option, value,
+                       min, max);
+    *field = v;
+    return 0;
+}
+
+static int options_int(int *field, const char *option, const char *value, int min, int max,
+                       struct err *e) {
+    size_t v;
+
+    if (options_size(&v, option, value, (unsigned long)min, (unsigned long)max, e) < 0)
+        return -1;
+    *field = (int)v;
+    return 0;
+}
+
+/* A number of bytes; K, M or G (of 1024) may follow. A frame's length field ends at 2G-1. */
+static int options_bytes(size_t *field, const char *option, const char *value, struct err *e) {
+    unsigned long v, unit = 1;
+    const char *end = options_digits(value, INT_MAX, &v);
+
+    if (end && *end) {
+        unit = *end == 'K' ? 1UL << 10 : *end == 'M' ? 1UL << 20 : *end == 'G' ? 1UL << 30 : 0;
+        end++;
+    }
+    if (!end || *end || unit == 0 || v > INT_MAX / unit || v * unit < 1024)
+        return err_set(e, EX_USAGE, "--%s: '%.80s' is not a size from 1K to 2047M", option, value);
+    *field = v * unit;
+    return 0;
+}
+
+/* Seconds, with a fraction if wanted. strtod(3) alone would also take "inf", "nan" and hex. */
+static int options_seconds(double *field, const char *option, const char *value, struct err *e) {
+    double v = strspn(value, "0123456789.") == strlen(value) ? 0 : -1;
+    char *end = NULL;
+
+    if (v == 0)
+        v = strtod(value, &end);
+    if (!end || end == value || *end || v > OPTIONS_SECONDS_MAX)
+        return err_set(e, EX_USAGE, "--%s: '%.80s' is not a number of seconds from 0 to %d", option,
+                       value, OPTIONS_SECONDS_MAX);
+    *field = v;
+    return 0;
+}
+
+/* One of the words: its place among them, or -1. */
+static int options_word(const char *option, const char *value, const char *const *words,
+                        struct err *e) {
+    char all[80] = "";
+    int i;
+
+    for (i = 0; words[i]; i++) {
+        if (strcmp(words[i], value) == 0)
+            return i;
+        strcat(all, i ? ", " : "");
+        strcat(all, words[i]);
+    }
+    return err_set(e, EX_USAGE, "--%s: '%.80s' is not one of %s", option, value, all);
+}
+
+/* MODULE or MODULE:FUNCTION, each may have dots. */
+static int options_allow(struct options *o, const char *value, struct err *e) {
+    const char *colon = strchr(value, ':');
+
+    if (strpbrk(value, " \t\r\n") || colon == value ||
+        (colon && (!colon[1] || strchr(colon + 1, ':'))))
+        return err_set(e, EX_USAGE, "--allow: '%.80s' is not MODULE or MODULE:FUNCTION", value);
+    return options_append(&o->allow, value);
+}
+
+/* The options that say how terms are converted and events logged: a word out of a few. */
+static int options_take_word(struct options *o, int opt, const char *option, const char *value,
+                             struct err *e) {
+    static const char *const strings[] = {"utf8", "bytes", NULL};
+    static const char *const none_atoms[] = {"none", "undefined", "nil", NULL};
+    static const char *const unconvertible[] = {"error", "str", NULL};
+    static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
+    static const char *const formats[] = {"text", "json", NULL};
+    const char *const *words = opt == OPT_STRINGS         ? strings
+                               : opt == OPT_NONE_ATOM     ? none_atoms
+                               : opt == OPT_UNCONVERTIBLE ? unconvertible
+                               : opt == OPT_LOG_LEVEL     ? levels
+                                                          : formats;
+    int i = options_word(option, value, words, e);
+
+    if (i < 0)
+        return -1;
+    if (opt == OPT_STRINGS)
+        o->strings_as_bytes = i == 1;
+    else if (opt == OPT_NONE_ATOM)
+        return options_string(&o->none_atom, value);
+    else if (opt == OPT_UNCONVERTIBLE)
+        o->unconvertible_str = i == 1;
+    else if (opt == OPT_LOG_LEVEL)
+        o->log_level = (enum log_level)i;
+    else
+        o->log_format = (enum log_format)i;
+    return 0;
+}
+
+/* The options that are a number. */
+static int options_take_number(struct options *o, struct options_scan *s, int opt,
+                               const char *option, const char *value, struct err *e) {
+    switch (opt) {
+    case OPT_PORT:
+        s->port = true;
+        if (options_int(&o->listen_min, option, value, 0, 65535, e) < 0)
+            return -1;
+        o->listen_max = o->listen_min;
+        return 0;
+    case OPT_LISTEN_MIN:
+        s->listen = true;
+        return options_int(&o->listen_min, option, value, 1, 65535, e);
+    case OPT_LISTEN_MAX:
+        s->listen = true;
+        return options_int(&o->listen_max, option, value, 1, 65535, e);
+    case OPT_NET_TICKTIME:
+        return options_int(&o->net_ticktime, option, value, 1, OPTIONS_SECONDS_MAX, e);
+    case OPT_WORKERS:
+        return options_int(&o->workers, option, value, 1, OPTIONS_WORKERS_MAX, e);
+    case OPT_MAX_WORKERS:
+        s->max_workers = true;
+        return options_int(&o->max_workers, option, value, 1, OPTIONS_WORKERS_MAX, e);
+    case OPT_QUEUE_SIZE:
+        return options_int(&o->queue_size, option, value, 1, 10000000, e);
+    case OPT_MAX_ATOMS:
+        return options_size(&o->max_atoms, option, value, 1, 16777216, e);
+    case OPT_MAX_FRAME:
+        return options_bytes(&o->max_frame, option, value, e);
+    default:
+        return options_seconds(&o->drain_timeout, option, value, e);
+    }
+}
+
+/* A node has one name: --name and --sname shut each other out. */
+static int options_take_name(struct options *o, struct options_scan *s, bool long_names,
+                             const char *value, struct err *e) {
+    if (s->name && o->long_names != long_names)
+        return err_set(e, EX_USAGE, "--name and --sname cannot be used together");
+    s->name = value;
+    o->long_names = long_names;
+    return 0;
+}
+
+/* One option that getopt_long(3) has recognized. */
+static int options_take(struct options *o, struct options_scan *s, int opt, const char *option,
+                        const char *value, struct err *e) {
+    switch (opt) {
+    case OPT_NAME:
+    case OPT_SNAME:
+        return options_take_name(o, s, opt == OPT_NAME, value, e);
+    case OPT_COOKIE_FILE:
+        s->cookie_file = value;
+        return 0;
+    case OPT_BIND:
+        return options_string(&o->bind, value);
+    case OPT_PATH:
+        return options_append(&o->path, value);
+    case OPT_VENV:
+        return options_string(&o->venv, value);
+    case OPT_IMPORT:
+        return options_append(&o->imports, value);
+    case OPT_ALLOW:
+        return options_allow(o, value, e);
+    case OPT_LOG_FILE:
+        return options_string(&o->log_file, value);
+    case OPT_STRINGS:
+    case OPT_NONE_ATOM:
+    case OPT_UNCONVERTIBLE:
+    case OPT_LOG_LEVEL:
+    case OPT_LOG_FORMAT:
+        return options_take_word(o, opt, option, value, e);
+    default:
+        return options_take_number(o, s, opt, option, value, e);
+    }
+}
+
+/* What getopt_long(3) refused, told in our words. word is the argument it stopped in. */
+static int options_refuse(int opt, const char *word, struct err *e) {
+    if (opt == ':')
+        return err_set(e, EX_USAGE, "%.80s: a value is missing; see pynode --help", word);
+    if (optopt >= OPT_ALLOW)
+        return err_set(e, EX_USAGE, "%.80s: this option takes no value; see pynode --help", word);
+    return err_set(e, EX_USAGE, "%.80s: unknown or ambiguous option; see pynode --help", word);
+}
+
+/* Makes getopt_long(3) start anew, wherever an earlier scan has stopped. */
+static void options_rewind(void) {
+#if defined __APPLE__ || defined __FreeBSD__ || defined __NetBSD__ || defined __OpenBSD__
+    optreset = 1;
+    optind = 1;
+#else
+    optind = 0;
+#endif
+    opterr = 0;
+}
+
+/* Takes the program to run, which ends our options, and what is left for it. */
+static void options_program(struct options *o, enum options_program program, const char *script,
+                            int argc, char **argv) {
+    o->program = program;
+    options_string(&o->script, script);
+    o->script_argc = argc - optind;
+    o->script_argv = argv + optind;
+}
+
+/* Goes through argv up to the program to run; --help and --version end it where they stand. */
+static int options_scan(struct options *o, struct options_scan *s, int argc, char **argv,
+                        struct err *e) {
+    options_rewind();
+    for (;;) {
+        int index = 0;
+        int before = optind ? optind : 1;
+        int opt = getopt_long(argc, argv, "+:m:c:", options_long, &index);
+
+        if (opt == -1)
+            break;
+        if (opt == ':' || opt == '?')
+            return options_refuse(opt, argv[before], e);
+        if (opt == 'm' || opt == 'c') {
+            options_program(o, opt == 'm' ? OPTIONS_MODULE : OPTIONS_COMMAND, optarg, argc, argv);
+            return 0;
+        }
+        if (opt == OPT_HELP || opt == OPT_VERSION) {
+            o->action = opt == OPT_HELP ? OPTIONS_HELP : OPTIONS_VERSION;
+            return 0;
+        }
+        if (opt == OPT_CHECK_CONFIG) {
+            o->action = OPTIONS_CHECK;
+            continue;
+        }
+        if (!*optarg)
+            return err_set(e, EX_USAGE, "--%s: the value is empty", options_long[index].name);
+        if (options_take(o, s, opt, options_long[index].name, optarg, e) < 0)
+            return -1;
+    }
+    if (optind < argc) {
+        const char *script = argv[optind++];
+
+        options_program(o, OPTIONS_SCRIPT, script, argc, argv);
+    }
+    return 0;
+}
+
+/* What the machine calls itself, with its domain for a long name. */
+static int options_this_host(char *host, size_t size, bool long_names, struct err *e) {
+    struct addrinfo hints = {.ai_flags = AI_CANONNAME, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+
+    if (gethostname(host, size) < 0)
+        return err_set(e, EX_CONFIG, "host name: %s", strerror(errno));
+    host[size - 1] = 0;
+    if (!long_names) {
+        host[strcspn(host, ".")] = 0;
+        return 0;
+    }
+    if (!strchr(host, '.') && getaddrinfo(host, NULL, &hints, &found) == 0) {
+        if (found->ai_canonname)
+            snprintf(host, size, "%s", found->ai_canonname);
+        freeaddrinfo(found);
+    }
+    if (!strchr(host, '.'))
+        return err_set(e, EX_CONFIG,
+                       "--name: host '%.80s' has no domain; give one (--name py@host.domain or "
+                       "py@127.0.0.1) or use --sname",
+                       host);
+    return 0;
+}
+
+/* OTP's rule for what stands before the @ (kernel, net_kernel). */
+static bool options_valid_alive(const char *s) {
+    size_t n = strspn(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-");
+
+    return n > 0 && !s[n];
+}
+
+/* OTP takes any character that shows; one more @ or one outside ASCII is never a host. */
+static bool options_valid_host(const char *s) {
+    const char *p = s;
+
+    while (*p > ' ' && *p <= '~' && *p != '@')
+        p++;
+    return p > s && !*p;
+}
+
+/* Splits what --name or --sname gave into alive name and host, and checks both. */
+static int options_settle_name(struct options *o, const struct options_scan *s, struct err *e) {
+    const char *option = o->long_names ? "name" : "sname";
+    const char *name = s->name ? s->name : "py";
+    const char *at = strchr(name, '@');
+    char host[OPTIONS_HOST_MAX];
+
+    o->alive = xstrdup(name);
+    if (at)
+        o->alive[at - name] = 0;
+    else if (options_this_host(host, sizeof host, o->long_names, e) < 0)
+        return -1;
+    o->host = xstrdup(at ? at + 1 : host);
+    if (!options_valid_alive(o->alive))
+        return err_set(e, EX_USAGE, "--%s: '%.80s' may have letters, digits, _ and - only", option,
+                       o->alive);
+    if (!options_valid_host(o->host))
+        return err_set(e, EX_USAGE, "--%s: '%.80s' is not a host name", option, o->host);
+    if (!o->long_names && strchr(o->host, '.'))
+        return err_set(e, EX_USAGE, "--sname: host '%.80s' has a dot; use --name", o->host);
+    if (o->long_names && !strpbrk(o->host, ".:"))
+        return err_set(e, EX_USAGE, "--name: host '%.80s' has no dot; use --sname", o->host);
+    if (strlen(o->alive) + 1 + strlen(o->host) > OPTIONS_NAME_MAX)
+        return err_set(e, EX_USAGE, "--%s: '%.80s...' is longer than %d bytes", option, name,
+                       OPTIONS_NAME_MAX);
+    return 0;
+}
+
+/* Holds the options that limit each other against each other. */
+static int options_settle_ranges(struct options *o, const struct options_scan *s, struct err *e) {
+    if (s->port && s->listen)
+        return err_set(e, EX_USAGE, "--port cannot be used with --listen-min and --listen-max");
+    if (s->listen && (!o->listen_min || !o->listen_max))
+        return err_set(e, EX_USAGE, "--listen-min and --listen-max need each other");
+    if (o->listen_min > o->listen_max)
+        return err_set(e, EX_USAGE, "--listen-min: %d is above --listen-max %d", o->listen_min,
+                       o->listen_max);
+    if (!s->max_workers && o->max_workers < o->workers)
+        o->max_workers = o->workers;
+    if (o->max_workers < o->workers)
+        return err_set(e, EX_USAGE, "--max-workers: %d is below --workers %d", o->max_workers,
+                       o->workers);
+    return 0;
+}
+
+/* Looks whether the files that Python will open are there: its own message would come late. */
+static int options_settle_files(const struct options *o, struct err *e) {
+    char path[OPTIONS_PATH_MAX];
+
+    if (o->program == OPTIONS_SCRIPT && access(o->script, R_OK) < 0)
+        return err_set(e, EX_NOINPUT, "script %.200s: %s", o->script, strerror(errno));
+    if (!o->venv)
+        return 0;
+    if (snprintf(path, sizeof path, "%s/pyvenv.cfg", o->venv) >= (int)sizeof path)
+        errno = ENAMETOOLONG;
+    else if (access(path, R_OK) == 0)
+        return 0;
+    return err_set(e, EX_CONFIG, "--venv: '%.200s' is not a virtual environment: pyvenv.cfg: %s",
+                   o->venv, strerror(errno));
+}
+
+/* Takes PYNODE_COOKIE out of the environment. Its bytes are overwritten where they are, else
+ * /proc/PID/environ would show them as long as the process lives, and children would inherit it. */
+static void options_take_cookie(struct options *o) {
+    static const char name[] = "PYNODE_COOKIE=";
+    size_t n = sizeof name - 1;
+    char **p;
+
+    for (p = environ; p && *p; p++) {
+        if (strncmp(*p, name, n) != 0)
+            continue;
+        if (!o->cookie)
+            o->cookie = xstrdup(*p + n);
+        options_wipe(*p + n, strlen(*p + n));
+    }
+    unsetenv("PYNODE_COOKIE");
+}
+
+/* The cookie file that erl uses: in HOME, else where the user database says. */
+static int options_default_cookie_file(char *path, size_t size, struct err *e) {
+    const char *home = getenv("HOME");
+    struct passwd *pw = home && *home ? NULL : getpwuid(getuid());
+
+    if (pw)
+        home = pw->pw_dir;
+    if (!home || !*home)
+        return err_set(e, EX_CONFIG,
+                       "cookie: no HOME to look for .erlang.cookie in; give "
+                       "--cookie-file");
+    if (snprintf(path, size, "%s/.erlang.cookie", home) >= (int)size)
+        return err_set(e, EX_CONFIG, "cookie: HOME is too long; give --cookie-file");
+    return 0;
+}
+
+/* Opens the cookie file if nobody but its owner can use it: the descriptor, or -1. What is
+ * checked is the open file, so it cannot be exchanged in between. */
+static int options_open_cookie(const char *path, struct err *e) {
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a FIFO must not block */
+
+    if (fd < 0)
+        return err_set(e, errno == EACCES ? EX_NOPERM : EX_CONFIG, "cookie file %.200s: %s", path,
+                       strerror(errno));
+    if (fstat(fd, &st) < 0)
+        err_set(e, EX_CONFIG, "cookie file %.200s: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        err_set(e, EX_CONFIG, "cookie file %.200s: not a regular file", path);
+    else if (st.st_mode & (S_IRWXG | S_IRWXO))
+        err_set(e, EX_NOPERM,
+                "cookie file %.150s: mode %04o lets others in; mend it with chmod 600 %.150s", path,
+                (unsigned)st.st_mode & 07777, path);
+    else
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* Reads up to size bytes: how many, or -1. */
+static ssize_t options_read(int fd, char *data, size_t size) {
+    size_t len = 0;
+
+    while (len < size) {
+        ssize_t n = read(fd, data + len, size - len);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        if (n == 0)
+            break;
+        len += (size_t)n;
+    }
+    return (ssize_t)len;
+}
+
+/* Checks a cookie by OTP's rule; source says in the error where it came from. */
+static int options_check_cookie(const char *cookie, const char *source, struct err *e) {
+    size_t len = strlen(cookie), i;
+
+    if (len == 0)
+        return err_set(e, EX_CONFIG, "%.250s: the cookie is empty", source);
+    if (len > OPTIONS_COOKIE_MAX)
+        return err_set(e, EX_CONFIG, "%.250s: the cookie is longer than %d bytes", source,
+                       OPTIONS_COOKIE_MAX);
+    for (i = 0; i < len; i++)
+        if (cookie[i] < ' ' || cookie[i] > '~')
+            return err_set(e, EX_CONFIG,
+                           "%.250s: the cookie has a character that is not printable "
+                           "ASCII",
+                           source);
+    return 0;
+}
+
+/* Reads the cookie file; an editor's newline at its end is no part of the cookie. */
+static int options_read_cookie(struct options *o, const char *path, struct err *e) {
+    char data[1024], source[300];
+    int result = -1;
+    int fd = options_open_cookie(path, e);
+    ssize_t len;
+
+    if (fd < 0)
+        return -1;
+    snprintf(source, sizeof source, "cookie file %.200s", path);
+    len = options_read(fd, data, sizeof data - 1);
+    if (len < 0) {
+        err_set(e, EX_CONFIG, "%s: %s", source, strerror(errno));
+        goto out;
+    }
+    while (len > 0 && (data[len - 1] == '\n' || data[len - 1] == '\r'))
+        len--;
+    data[len] = 0;
+    if (memchr(data, 0, (size_t)len)) {
+        err_set(e, EX_CONFIG, "%s: the cookie has a zero byte", source);
+        goto out;
+    }
+    o->cookie = xstrdup(data);
+    result = options_check_cookie(o->cookie, source, e);
+out:
+    options_wipe(data, sizeof data);
+    close(fd);
+    return result;
+}
+
+/* The cookie: from the environment, else from --cookie-file, else from where erl keeps it. */
+static int options_settle_cookie(struct options *o, const struct options_scan *s, struct err *e) {
+    char path[OPTIONS_PATH_MAX];
+
+    if (o->cookie)
+        return options_check_cookie(o->cookie, "PYNODE_COOKIE", e);
+    if (s->cookie_file)
+        return options_read_cookie(o, s->cookie_file, e);
+    if (options_default_cookie_file(path, sizeof path, e) < 0)
+        return -1;
+    return options_read_cookie(o, path, e);
+}
+
+/* As many workers as can run at once. */
+static int options_processors(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return n < 1 ? 1 : n > OPTIONS_WORKERS_MAX ? OPTIONS_WORKERS_MAX : (int)n;
+}
+
+static void options_defaults(struct options *o) {
+    memset(o, 0, sizeof *o);
+    o->net_ticktime = 60;
+    o->max_frame = (size_t)256 << 20;
+    o->max_atoms = 262144;
+    o->workers = options_processors();
+    o->max_workers = 512;
+    o->queue_size = 10000;
+    o->drain_timeout = 30;
+    o->none_atom = xstrdup("none");
+    o->log_level = LOG_LEVEL_INFO;
+    o->log_format = LOG_FORMAT_TEXT;
+}
+
+/* A value may hold a newline; the text of an error is one line. */
+static int options_fail(struct err *e) {
+    char *p;
+
+    for (p = e->text; *p; p++)
+        if ((unsigned char)*p < ' ')
+            *p = ' ';
+    return -1;
+}
+
+int options_parse(struct options *o, int argc, char **argv, struct err *e) {
+    struct options_scan s = {0};
+
+    options_defaults(o);
+    options_take_cookie(o);
+    if (options_scan(o, &s, argc, argv, e) < 0)
+        return options_fail(e);
+    if (o->action == OPTIONS_HELP || o->action == OPTIONS_VERSION)
+        return 0;
+    if (options_settle_name(o, &s, e) < 0 || options_settle_ranges(o, &s, e) < 0 ||
+        options_settle_files(o, e) < 0 || options_settle_cookie(o, &s, e) < 0)
+        return options_fail(e);
+    return 0;
+}
+
+void options_done(struct options *o) {
+    if (o->cookie)
+        options_wipe(o->cookie, strlen(o->cookie));
+    free(o->cookie);
+    free(o->alive);
+    free(o->host);
+    free(o->bind);
+    free(o->venv);
+    free(o->none_atom);
+    free(o->log_file);
+    free(o->script);
+    options_list_done(&o->path);
+    options_list_done(&o->imports);
+    options_list_done(&o->allow);
+    memset(o, 0, sizeof *o);
+}

@@ -1,0 +1,41 @@
+/* py.h - the interpreter: its start and end, and the only way in and out of it.
+ *
+ * Every thread that runs Python has one thread state for its whole life (py_attach to
+ * py_detach) and enters with it; entering takes the GIL, leaving gives it back. No lock of ours
+ * is held across py_enter(). py_defer() is any thread's and needs no GIL.
+ */
+#ifndef PYNODE_PY_H
+#define PYNODE_PY_H
+
+#include <Python.h>
+
+#include "err.h"
+#include "options.h"
+
+/* Starts the interpreter and makes _erlang and the package erlang importable; the calling thread
+ * is Python's main thread and is inside: 0, or -1 with e. program is argv[0]. */
+int py_init(const struct options *o, const char *program, struct err *e);
+
+/* Imports what --import names: 0, or -1 with e. Then freezes what is there for the collector. */
+int py_import(const struct options *o, struct err *e);
+
+/* Runs the script, module or code and ends the interpreter: the exit status. */
+int py_run_script(void);
+
+/* Ends the interpreter (inside, main thread): exit handlers, buffers. */
+void py_done(void);
+
+/* Writes out what Python has buffered for stdout and stderr, when it cannot be ended. */
+void py_flush(void);
+
+void py_attach(void);
+void py_detach(void);
+void py_enter(void);
+void py_leave(void);
+
+/* Gives a reference back later, from inside Python: by the next thread that calls
+ * py_release_deferred(). */
+void py_defer(void *object);
+void py_release_deferred(void);
+
+#endif

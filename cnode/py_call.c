@@ -1,0 +1,270 @@
+/* py_call.c - from a module's and a function's name to the call: policy, look-up, arguments. */
+#include "config.h"
+
+#include "py_call.h"
+#include "py_decode.h"
+
+#include <stdlib.h>
+
+enum { PY_CALL_CACHE = 1024 }; /* callables kept; a power of two */
+
+/* A callable that has been looked up. A newer one with the same hash takes its place. */
+struct py_call_entry {
+    char *name; /* module, a zero byte, function */
+    size_t len;
+    PyObject *callable;
+};
+
+static struct {
+    const struct options *options;
+    PyObject *refused; /* the exception of a call that --allow forbids */
+    PyObject *kwargs;  /* the text '$kwargs' */
+    struct py_call_entry cache[PY_CALL_CACHE];
+} py_calls;
+
+int py_call_init(const struct options *o) {
+    py_calls.options = o;
+    py_calls.refused = PyErr_NewException("_erlang.NotAllowed", NULL, NULL);
+    py_calls.kwargs = PyUnicode_InternFromString("$kwargs");
+    return py_calls.refused && py_calls.kwargs ? 0 : -1;
+}
+
+bool py_call_refused(void) {
+    return PyErr_ExceptionMatches(py_calls.refused);
+}
+
+/* --allow. */
+
+static bool py_call_text_is(struct slice s, const char *text, size_t len) {
+    return s.len == len && memcmp(s.data, text, len) == 0;
+}
+
+/* Whether a part of a dotted name is a private one: under --allow none leads on, for
+ * __globals__ and its like lead everywhere. */
+static bool py_call_has_private(struct slice function) {
+    for (size_t i = 0; i + 1 < function.len; i++)
+        if ((i == 0 || function.data[i - 1] == '.') && function.data[i] == '_')
+            return true;
+    return false;
+}
+
+/* Whether --allow names the module or the function, to the letter. */
+static bool py_call_allowed(struct slice module, struct slice function) {
+    const struct options_list *allow = &py_calls.options->allow;
+
+    for (size_t i = 0; i < allow->len; i++) {
+        const char *item = allow->items[i], *colon = strchr(item, ':');
+
+        if (!colon && py_call_text_is(module, item, strlen(item)) &&
+            !py_call_has_private(function))
+            return true;
+        if (colon && py_call_text_is(module, item, (size_t)(colon - item)) &&
+            py_call_text_is(function, colon + 1, strlen(colon + 1)))
+            return true;
+    }
+    return allow->len == 0;
+}
+
+/* Looking up. */
+
+static PyObject *py_call_str(struct slice s) {
+    return PyUnicode_DecodeUTF8((const char *)s.data, (Py_ssize_t)s.len, NULL);
+}
+
+/* Follows a dotted name from the module. Under --allow it must not pass through a module: those
+ * that the allowed one imports are not allowed with it. */
+static PyObject *py_call_find(PyObject *module, struct slice function) {
+    PyObject *name = py_call_str(function), *parts = NULL, *found = NULL, *next;
+
+    if (name)
+        parts = PyUnicode_Split(name, NULL, 0);
+    Py_CLEAR(parts);
+    if (name) {
+        PyObject *dot = PyUnicode_FromString(".");
+
+        parts = dot ? PyUnicode_Split(name, dot, -1) : NULL;
+        Py_XDECREF(dot);
+    }
+    found = parts ? Py_NewRef(module) : NULL;
+    for (Py_ssize_t i = 0; found && i < PyList_GET_SIZE(parts); i++) {
+        if (i > 0 && PyModule_Check(found) && py_calls.options->allow.len > 0) {
+            PyErr_SetNone(py_calls.refused);
+            Py_CLEAR(found);
+            break;
+        }
+        next = PyObject_GetAttr(found, PyList_GET_ITEM(parts, i));
+        Py_SETREF(found, next);
+    }
+    Py_XDECREF(parts);
+    Py_XDECREF(name);
+    return found;
+}
+
+static PyObject *py_call_import(struct slice module, struct slice function) {
+    PyObject *name, *imported, *found = NULL;
+
+    if (!py_call_allowed(module, function)) {
+        PyErr_SetNone(py_calls.refused);
+        return NULL;
+    }
+    name = py_call_str(module);
+    imported = name ? PyImport_Import(name) : NULL;
+    if (imported) { /* the package's top; the module itself is in sys.modules now */
+        Py_DECREF(imported);
+        imported = PyImport_GetModule(name);
+        if (!imported && !PyErr_Occurred())
+            PyErr_Format(PyExc_ModuleNotFoundError, "No module named '%U'", name);
+    }
+    if (imported)
+        found = py_call_find(imported, function);
+    Py_XDECREF(imported);
+    Py_XDECREF(name);
+    if (found && !PyCallable_Check(found)) {
+        PyErr_Format(PyExc_TypeError, "'%.200s' object is not callable", Py_TYPE(found)->tp_name);
+        Py_CLEAR(found);
+    }
+    return found;
+}
+
+static struct py_call_entry *py_call_slot(struct slice module, struct slice function) {
+    uint32_t h = 2166136261u;
+
+    for (size_t i = 0; i < module.len; i++)
+        h = (h ^ module.data[i]) * 16777619u;
+    h = h * 16777619u;
+    for (size_t i = 0; i < function.len; i++)
+        h = (h ^ function.data[i]) * 16777619u;
+    return &py_calls.cache[(h ^ h >> 15) & (PY_CALL_CACHE - 1)];
+}
+
+static bool py_call_slot_is(const struct py_call_entry *slot, struct slice module,
+                            struct slice function) {
+    return slot->callable && slot->len == module.len + 1 + function.len &&
+           memcmp(slot->name, module.data, module.len) == 0 && slot->name[module.len] == '\0' &&
+           memcmp(slot->name + module.len + 1, function.data, function.len) == 0;
+}
+
+static void py_call_forget(struct py_call_entry *slot) {
+    free(slot->name);
+    slot->name = NULL;
+    Py_CLEAR(slot->callable);
+}
+
+/* The callable, from the cache or looked up and kept. New reference. */
+static PyObject *py_call_lookup(struct slice module, struct slice function) {
+    struct py_call_entry *slot = py_call_slot(module, function);
+    PyObject *callable;
+
+    if (py_call_slot_is(slot, module, function))
+        return Py_NewRef(slot->callable);
+    callable = py_call_import(module, function);
+    if (!callable)
+        return NULL;
+    py_call_forget(slot); /* may run Python, so the slot is filled afterwards */
+    slot->len = module.len + 1 + function.len;
+    slot->name = xmalloc(slot->len);
+    memcpy(slot->name, module.data, module.len);
+    slot->name[module.len] = '\0';
+    memcpy(slot->name + module.len + 1, function.data, function.len);
+    Py_XSETREF(slot->callable, Py_NewRef(callable));
+    return callable;
+}
+
+/* Calling. */
+
+/* The dict of a last argument {'$kwargs', Map} with plain str keys; NULL without an exception
+ * when there is none. */
+static PyObject *py_call_kwargs(PyObject *args) {
+    Py_ssize_t n = PyList_GET_SIZE(args), at = 0;
+    PyObject *last = n > 0 ? PyList_GET_ITEM(args, n - 1) : NULL, *map, *kwargs, *key, *value;
+
+    if (!last || !PyTuple_CheckExact(last) || PyTuple_GET_SIZE(last) != 2 ||
+        !PyUnicode_Check(PyTuple_GET_ITEM(last, 0)) ||
+        PyUnicode_CheckExact(PyTuple_GET_ITEM(last, 0)) || /* an atom, not a binary */
+        PyUnicode_Compare(PyTuple_GET_ITEM(last, 0), py_calls.kwargs) != 0)
+        return NULL;
+    map = PyTuple_GET_ITEM(last, 1);
+    if (!PyDict_CheckExact(map)) {
+        PyErr_SetString(PyExc_TypeError, "the value of '$kwargs' is not a map");
+        return NULL;
+    }
+    kwargs = PyDict_New();
+    while (kwargs && PyDict_Next(map, &at, &key, &value)) {
+        PyObject *name = NULL;
+
+        if (PyUnicode_Check(key))
+            name = PyUnicode_FromObject(key); /* an exact str, also of an Atom */
+        else
+            PyErr_SetString(PyExc_TypeError, "a key of '$kwargs' is neither atom nor string");
+        if (!name || PyDict_SetItem(kwargs, name, value) < 0)
+            Py_CLEAR(kwargs);
+        Py_XDECREF(name);
+    }
+    return kwargs;
+}
+
+static PyObject *py_call_with(PyObject *callable, PyObject *args) {
+    PyObject *kwargs = py_call_kwargs(args), *result = NULL;
+    size_t n = (size_t)PyList_GET_SIZE(args);
+
+    if (!PyErr_Occurred())
+        result = PyObject_VectorcallDict(callable, ((PyListObject *)args)->ob_item,
+                                         kwargs ? n - 1 : n, kwargs);
+    Py_XDECREF(kwargs);
+    return result;
+}
+
+/* pynode:reload() forgets what was looked up; pynode:reload(Module) also loads it anew. */
+static PyObject *py_call_reload(PyObject *args) {
+    PyObject *importlib, *done = NULL;
+
+    for (int i = 0; i < PY_CALL_CACHE; i++)
+        py_call_forget(&py_calls.cache[i]);
+    if (PyList_GET_SIZE(args) == 0)
+        return PyUnicode_FromString("ok");
+    if (PyList_GET_SIZE(args) > 1 || !PyUnicode_Check(PyList_GET_ITEM(args, 0))) {
+        PyErr_SetString(PyExc_TypeError, "pynode:reload() takes one module's name");
+        return NULL;
+    }
+    importlib = PyImport_ImportModule("importlib");
+    if (importlib) {
+        PyObject *name = PyUnicode_FromObject(PyList_GET_ITEM(args, 0));
+        PyObject *module = name ? PyImport_GetModule(name) : NULL;
+
+        if (module)
+            done = PyObject_CallMethod(importlib, "reload", "O", module);
+        else if (name && !PyErr_Occurred())
+            done = PyImport_Import(name);
+        Py_XDECREF(module);
+        Py_XDECREF(name);
+    }
+    Py_XDECREF(importlib);
+    Py_XDECREF(done);
+    return done ? PyUnicode_FromString("ok") : NULL;
+}
+
+PyObject *py_call(const struct request *r) {
+    bool own = etf_atom_is(r->module, "pynode");
+    struct etf args = {r->args.data, r->args.data + r->args.len};
+    PyObject *callable = NULL, *list, *result = NULL;
+
+    if (own ? !py_call_allowed(r->module, r->function) : false) {
+        PyErr_SetNone(py_calls.refused);
+        return NULL;
+    }
+    if (own && !etf_atom_is(r->function, "reload")) {
+        PyErr_Format(PyExc_AttributeError, "the node has no function pynode:%.*s with these "
+                     "arguments", (int)r->function.len, (const char *)r->function.data);
+        return NULL;
+    }
+    if (!own && !(callable = py_call_lookup(r->module, r->function)))
+        return NULL;
+    list = py_decode(&args, "args");
+    if (list && !PyList_CheckExact(list))
+        PyErr_SetString(PyExc_TypeError, "args: not a list");
+    else if (list)
+        result = own ? py_call_reload(list) : py_call_with(callable, list);
+    Py_XDECREF(list);
+    Py_XDECREF(callable);
+    return result;
+}

@@ -1,0 +1,221 @@
+/* py_module.c - the built-in module _erlang: what Python code sees of the node. */
+#include "config.h"
+
+#include "py_module.h"
+#include "leave.h"
+#include "node.h"
+#include "procs.h"
+#include "py.h"
+#include "py_atom.h"
+#include "py_call.h"
+#include "py_decode.h"
+#include "py_encode.h"
+#include "py_server.h"
+#include "py_types.h"
+
+static const struct options *py_module_options;
+
+PyDoc_STRVAR(py_module_register_doc,
+             "register(name, obj)\n--\n\n"
+             "Makes obj a server: messages to the name reach its methods, one after another.\n\n"
+             "handle_call(request, caller) answers gen_server:call/2,3 with what it returns;\n"
+             "handle_cast(request) takes gen_server:cast/2, handle_info(message) all else.\n\n"
+             ">>> class Echo:\n"
+             "...     def handle_call(self, request, caller):\n"
+             "...         return request\n"
+             ">>> register('echo_example', Echo())\n"
+             ">>> unregister('echo_example')\n");
+
+static PyObject *py_module_register(PyObject *self, PyObject *args) {
+    const char *name;
+    PyObject *obj;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "sO:register", &name, &obj) || py_server_register(name, obj) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(py_module_unregister_doc,
+             "unregister(name)\n--\n\n"
+             "Takes the name away again; who monitors it gets 'DOWN' with reason normal.\n");
+
+static PyObject *py_module_unregister(PyObject *self, PyObject *args) {
+    const char *name;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "s:unregister", &name) || py_server_unregister(name) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(py_module_converter_doc,
+             "register_converter(type, converter)\n--\n\n"
+             "Sends objects of the type, and of its subclasses, as what converter(obj) returns.\n\n"
+             ">>> import datetime\n"
+             ">>> register_converter(datetime.date, lambda d: d.isoformat())\n"
+             ">>> register_converter(datetime.date, None)\n");
+
+static PyObject *py_module_converter(PyObject *self, PyObject *args) {
+    PyObject *type, *converter;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OO:register_converter", &type, &converter) ||
+        py_encode_register(type, converter) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(py_module_send_doc,
+             "send(dest, term)\n--\n\n"
+             "Sends a message to a Pid, a registered name, or (name, node).\n\n"
+             "Connects to the node when needed. ConnectionError: it cannot be reached.\n");
+
+static PyObject *py_module_send(PyObject *self, PyObject *args) {
+    PyObject *dest, *term;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OO:send", &dest, &term) || py_server_send(dest, term) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(py_module_node_doc, "node()\n--\n\n"
+                                 "The name of this node, such as 'py@127.0.0.1'.\n");
+
+static PyObject *py_module_node(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyUnicode_FromString(node_name());
+}
+
+PyDoc_STRVAR(py_module_encode_doc, "encode(obj)\n--\n\n"
+                                   "The external term format of obj, as term_to_binary/1.\n\n"
+                                   ">>> encode(1)\n"
+                                   "b'\\x83a\\x01'\n");
+
+static PyObject *py_module_encode(PyObject *self, PyObject *obj) {
+    struct buf out = {0};
+    PyObject *bytes = NULL;
+
+    (void)self;
+    etf_put_version(&out);
+    if (py_encode(&out, obj, "term") == 0)
+        bytes = PyBytes_FromStringAndSize((const char *)out.data, (Py_ssize_t)out.len);
+    buf_done(&out);
+    return bytes;
+}
+
+PyDoc_STRVAR(py_module_decode_doc, "decode(data)\n--\n\n"
+                                   "The object of an external term, as binary_to_term/1.\n\n"
+                                   ">>> decode(b'\\x83a\\x01')\n"
+                                   "1\n");
+
+static PyObject *py_module_decode(PyObject *self, PyObject *args) {
+    PyObject *obj = NULL;
+    Py_buffer view;
+    struct etf r;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*:decode", &view))
+        return NULL;
+    r = (struct etf){view.buf, (const uint8_t *)view.buf + view.len};
+    if (etf_get_version(&r) < 0)
+        PyErr_SetString(PyExc_ValueError, "term: does not begin with the version byte 131");
+    else if ((obj = py_decode(&r, "term")) && r.p != r.end) {
+        Py_CLEAR(obj);
+        PyErr_SetString(PyExc_ValueError, "term: bytes after its end");
+    }
+    PyBuffer_Release(&view);
+    return obj;
+}
+
+/* Private: what a script's exit and SIGTERM do (leave.h). */
+static PyObject *py_module_leave(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    py_leave();
+    leave_stop();
+    py_enter();
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_module_drain(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    py_leave();
+    leave_drain_begin();
+    py_enter();
+    while (!leave_drained()) {
+        py_leave();
+        leave_pause();
+        py_enter();
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef py_module_methods[] = {
+    {"register", py_module_register, METH_VARARGS, py_module_register_doc},
+    {"unregister", py_module_unregister, METH_VARARGS, py_module_unregister_doc},
+    {"register_converter", py_module_converter, METH_VARARGS, py_module_converter_doc},
+    {"send", py_module_send, METH_VARARGS, py_module_send_doc},
+    {"node", py_module_node, METH_NOARGS, py_module_node_doc},
+    {"encode", py_module_encode, METH_O, py_module_encode_doc},
+    {"decode", py_module_decode, METH_VARARGS, py_module_decode_doc},
+    {"_leave", py_module_leave, METH_NOARGS, NULL},
+    {"_drain", py_module_drain, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef py_module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_erlang",
+    .m_doc = "The part of the package erlang that is built into the program pynode.",
+    .m_size = -1,
+    .m_methods = py_module_methods,
+};
+
+PyMODINIT_FUNC PyInit__erlang(void) {
+    PyObject *module = PyModule_Create(&py_module_def);
+
+    if (module && (py_types_add(module) < 0 || py_atom_init(py_module_options->max_atoms) < 0))
+        Py_CLEAR(module);
+    return module;
+}
+
+/* A script is the main thread's; the node leaves with it, and SIGTERM ends it after the drain,
+ * unless the script has a handler of its own. */
+static const char py_module_script_setup[] =
+    "def _pynode_setup():\n"
+    "    import atexit, os, signal, _erlang\n"
+    "    atexit.register(_erlang._leave)\n"
+    "    draining = []\n"
+    "    def terminate(signo, frame):\n"
+    "        if draining:\n"
+    "            os._exit(128 + signo)\n"
+    "        draining.append(True)\n"
+    "        _erlang._drain()\n"
+    "        raise SystemExit(0)\n"
+    "    signal.signal(signal.SIGTERM, terminate)\n"
+    "_pynode_setup()\n"
+    "del _pynode_setup\n";
+
+int py_module_load(const struct options *o) {
+    PyObject *module;
+
+    py_module_options = o;
+    py_decode_settings.strings_as_bytes = o->strings_as_bytes;
+    py_encode_settings.unconvertible_str = o->unconvertible_str;
+    snprintf(py_encode_settings.none_atom, sizeof py_encode_settings.none_atom, "%s",
+             o->none_atom);
+    procs_init(py_defer);
+    module = PyImport_ImportModule("_erlang");
+    if (!module || py_call_init(o) < 0) {
+        Py_XDECREF(module);
+        return -1;
+    }
+    Py_DECREF(module);
+    return o->program != OPTIONS_NONE ? PyRun_SimpleString(py_module_script_setup) : 0;
+}

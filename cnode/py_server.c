@@ -1,0 +1,198 @@
+/* py_server.c - registered Python objects: what they are sent, and what Python sends. */
+#include "config.h"
+
+#include "py_server.h"
+#include "io.h"
+#include "node.h"
+#include "py.h"
+#include "py_decode.h"
+#include "py_encode.h"
+#include "py_types.h"
+#include "route.h"
+
+#include <stdlib.h>
+
+int py_server_register(const char *name, PyObject *obj) {
+    if (*name == '\0' || strcmp(name, "rex") == 0 || strcmp(name, "net_kernel") == 0) {
+        PyErr_Format(PyExc_ValueError, "the name '%s' cannot be registered", name);
+        return -1;
+    }
+    if (!procs_register(name, Py_NewRef(obj))) {
+        Py_DECREF(obj);
+        PyErr_Format(PyExc_ValueError, "the name '%s' is registered already", name);
+        return -1;
+    }
+    return 0;
+}
+
+int py_server_unregister(const char *name) {
+    struct proc *p = procs_unregister(name);
+
+    if (!p) {
+        PyErr_Format(PyExc_ValueError, "the name '%s' is not registered", name);
+        return -1;
+    }
+    py_leave();
+    route_unregistered(p, "normal");
+    proc_unref(p);
+    py_enter();
+    return 0;
+}
+
+PyObject *py_server_handle(const struct request *r) {
+    PyObject *object = r->target->object, *message, *caller, *result = NULL;
+    struct etf args = {r->args.data, r->args.data + r->args.len};
+
+    message = py_decode(&args, r->kind == REQUEST_SERVER_INFO ? "message" : "request");
+    if (!message)
+        return NULL;
+    switch (r->kind) {
+    case REQUEST_SERVER_CALL:
+        caller = py_types_opaque(PY_TYPES_PID, r->from);
+        if (caller)
+            result = PyObject_CallMethod(object, "handle_call", "OO", message, caller);
+        Py_XDECREF(caller);
+        break;
+    case REQUEST_SERVER_CAST:
+        result = PyObject_CallMethod(object, "handle_cast", "(O)", message);
+        break;
+    default:
+        result = PyObject_CallMethod(object, "handle_info", "(O)", message);
+        break;
+    }
+    Py_DECREF(message);
+    return result;
+}
+
+/* Sending. */
+
+/* Puts a frame to a remote process into the outbox of its node's connection. frame is emptied. */
+static int py_server_put(const char *peer, struct buf *frame) {
+    struct err e = {0};
+    struct conn *c;
+
+    py_leave();
+    c = io_find(peer);
+    if (!c)
+        c = node_connect(peer, &e);
+    if (c) {
+        outbox_put_buf(&c->out, frame);
+        io_flush(c);
+        conn_unref(c);
+    }
+    py_enter();
+    if (c)
+        return 0;
+    PyErr_SetString(PyExc_ConnectionError, e.text);
+    return -1;
+}
+
+/* To a registered object of this node, without a connection. */
+static int py_server_deliver(struct proc *p, PyObject *term) {
+    struct dist_msg msg = {.op = DIST_SEND};
+    struct buf bytes = {0};
+    struct frame frame;
+    bool taken;
+
+    if (py_encode(&bytes, term, "message") < 0) {
+        buf_done(&bytes);
+        proc_unref(p);
+        return -1;
+    }
+    msg.payload = (struct slice){bytes.data, bytes.len};
+    frame = (struct frame){bytes.data, bytes.len, true};
+    py_leave();
+    taken = route_deliver(p, &msg, &frame);
+    py_enter();
+    free(frame.data);
+    if (!taken)
+        PyErr_SetString(PyExc_BlockingIOError, "the node's queue is full");
+    return taken ? 0 : -1;
+}
+
+static int py_server_send_name(const char *name, PyObject *term) {
+    struct proc *p = procs_find_name((struct slice){(const uint8_t *)name, strlen(name)});
+
+    if (!p) {
+        PyErr_Format(PyExc_ValueError, "no process is registered as '%s'", name);
+        return -1;
+    }
+    return py_server_deliver(p, term);
+}
+
+/* Closes the frame that begins out with the term as its payload, and sends it. */
+static int py_server_send_frame(const char *peer, struct buf *out, size_t begin, PyObject *term) {
+    int result = py_encode(out, term, "message");
+
+    if (result == 0 && dist_end(out, begin) < 0) {
+        PyErr_SetString(PyExc_ValueError, "message: longer than a distribution frame can be");
+        result = -1;
+    }
+    if (result == 0)
+        result = py_server_put(peer, out);
+    buf_done(out);
+    return result;
+}
+
+static int py_server_send_remote(const char *name, const char *peer, PyObject *term) {
+    struct buf out = {0}, self = {0}, atom = {0};
+    size_t begin = dist_begin(&out);
+
+    request_put_pid(&self, 0, 0);
+    etf_put_atom(&atom, name);
+    dist_put_reg_send(&out, (struct slice){self.data, self.len},
+                      (struct slice){atom.data, atom.len});
+    buf_done(&self);
+    buf_done(&atom);
+    return py_server_send_frame(peer, &out, begin, term);
+}
+
+static int py_server_send_pid(PyObject *pid, struct slice bytes, PyObject *term) {
+    PyObject *peer = PyObject_GetAttrString(pid, "node");
+    const char *name = peer ? PyUnicode_AsUTF8(peer) : NULL;
+    struct buf out = {0};
+    uint32_t id, serial;
+    struct proc *p;
+    int result = -1;
+
+    if (name && strcmp(name, node_name()) == 0) {
+        p = request_own_pid(bytes, &id, &serial) ? procs_find_pid(id, serial) : NULL;
+        result = p ? py_server_deliver(p, term) : 0; /* to nobody: as on the BEAM */
+    } else if (name) {
+        size_t begin = dist_begin(&out);
+
+        dist_put_send(&out, bytes);
+        result = py_server_send_frame(name, &out, begin, term);
+    }
+    Py_XDECREF(peer);
+    return result;
+}
+
+int py_server_send(PyObject *dest, PyObject *term) {
+    struct slice bytes;
+
+    if (PyUnicode_Check(dest)) {
+        const char *name = PyUnicode_AsUTF8(dest);
+
+        return name ? py_server_send_name(name, term) : -1;
+    }
+    if (PyTuple_Check(dest) && PyTuple_GET_SIZE(dest) == 2 &&
+        PyUnicode_Check(PyTuple_GET_ITEM(dest, 0)) && PyUnicode_Check(PyTuple_GET_ITEM(dest, 1))) {
+        const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(dest, 0));
+        const char *peer = PyUnicode_AsUTF8(PyTuple_GET_ITEM(dest, 1));
+
+        if (!name || !peer)
+            return -1;
+        if (strlen(name) > 255 * 4) {
+            PyErr_SetString(PyExc_ValueError, "the name is longer than an atom can be");
+            return -1;
+        }
+        return strcmp(peer, node_name()) == 0 ? py_server_send_name(name, term)
+                                              : py_server_send_remote(name, peer, term);
+    }
+    if (py_types_slice(dest, &bytes) && (bytes.data[0] == ETF_NEW_PID || bytes.data[0] == ETF_PID))
+        return py_server_send_pid(dest, bytes, term);
+    PyErr_Format(PyExc_TypeError, "cannot send to a %.100s: not a Pid, name or (name, node)",
+                 Py_TYPE(dest)->tp_name);
+    return -1;
+}

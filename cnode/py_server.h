@@ -1,0 +1,24 @@
+/* py_server.h - registered Python objects: what they are sent, and what Python sends.
+ *
+ * Inside Python.
+ */
+#ifndef PYNODE_PY_SERVER_H
+#define PYNODE_PY_SERVER_H
+
+#include "request.h"
+
+#include <Python.h>
+
+/* The name's messages go to obj from now on: 0, or -1 with an exception. */
+int py_server_register(const char *name, PyObject *obj);
+int py_server_unregister(const char *name);
+
+/* Calls handle_call(request, caller), handle_cast(request) or handle_info(message) of r's
+ * object. New reference or NULL with an exception. */
+PyObject *py_server_handle(const struct request *r);
+
+/* Sends a term to a Pid, a name of this node, or (name, node); connects when needed: 0, or -1
+ * with an exception. Leaves Python while it connects. */
+int py_server_send(PyObject *dest, PyObject *term);
+
+#endif

@@ -1,0 +1,190 @@
+/* py_worker.c - what a thread of the pool does with requests: decode, call, encode, answer. */
+#include "config.h"
+
+#include "py_worker.h"
+#include "conn.h"
+#include "io.h"
+#include "log.h"
+#include "py.h"
+#include "py_call.h"
+#include "py_encode.h"
+#include "py_error.h"
+#include "py_server.h"
+#include "route.h"
+#include "stats.h"
+
+enum {
+    PY_WORKER_CONNS = 16,       /* connections with answers that have not been written yet */
+    PY_WORKER_FLUSH_NS = 100000, /* the longest an answer waits for others in the same batch */
+};
+
+/* The connections that this batch has answered, each counted. */
+struct py_worker_batch {
+    struct conn *conns[PY_WORKER_CONNS];
+    size_t len;
+    int64_t since;
+};
+
+static void py_worker_start(struct exec_worker *w) {
+    (void)w;
+    py_attach();
+}
+
+static void py_worker_stop(struct exec_worker *w) {
+    (void)w;
+    py_detach();
+}
+
+static bool py_worker_lead(struct exec_worker *w) {
+    return io_lead(w->number);
+}
+
+static struct slice py_worker_slice(const struct buf *b) {
+    return (struct slice){b->data, b->len};
+}
+
+/* Logs what nobody is told: an error in a call that wants no answer. */
+static void py_worker_log(const struct request *r, const char *line) {
+    if (r->target)
+        log_warning("server %s: %s", r->target->name, line);
+    else
+        log_warning("cast %.*s:%.*s: %s", (int)r->module.len, (const char *)r->module.data,
+                    (int)r->function.len, (const char *)r->function.data, line);
+}
+
+static bool py_worker_is_unheard(const struct request *r) {
+    return r->kind == REQUEST_SERVER_CAST || r->kind == REQUEST_SERVER_INFO ||
+           r->kind == REQUEST_CAST || r->kind == REQUEST_REX_CAST ||
+           (r->kind == REQUEST_SPAWN && r->spawn_flags == 0);
+}
+
+/* Answers with the exception that is set. */
+static void py_worker_fail(struct request *r, struct buf *out, struct buf *exit) {
+    struct buf reason = {0}, stack = {0};
+    char line[512];
+
+    stats_add(STATS_ERRORS, 1);
+    if (py_call_refused()) {
+        PyErr_Clear();
+        etf_put_tuple(&reason, 2);
+        etf_put_atom(&reason, "not_allowed");
+        etf_put_tuple(&reason, 2);
+        etf_put_atom_slice(&reason, r->module);
+        etf_put_atom_slice(&reason, r->function);
+        etf_put_nil(&stack);
+    } else if (py_worker_is_unheard(r)) {
+        py_error_line(line, sizeof line);
+        py_leave();
+        py_worker_log(r, line);
+        py_enter();
+        etf_put_atom(&reason, "python_error");
+        etf_put_nil(&stack);
+    } else {
+        py_error_take(&reason, &stack);
+    }
+    request_reply_error(r, out, py_worker_slice(&reason), py_worker_slice(&stack));
+    etf_put_tuple(exit, 2);
+    etf_put_slice(exit, py_worker_slice(&reason));
+    etf_put_slice(exit, py_worker_slice(&stack));
+    buf_done(&reason);
+    buf_done(&stack);
+}
+
+/* Encodes the answer of a request that went well; what has no Erlang form is its error. */
+static void py_worker_succeed(struct request *r, struct buf *out, struct buf *exit,
+                              PyObject *result) {
+    size_t begin;
+
+    if (!request_reply_begin(r, out, &begin)) {
+        request_reply_done(r, out);
+        return;
+    }
+    if (py_encode(out, result, "result") == 0) {
+        if (request_reply_end(r, out, begin) == 0)
+            return;
+        PyErr_SetString(PyExc_ValueError, "result: longer than a distribution frame can be");
+    }
+    out->len = begin;
+    py_worker_fail(r, out, exit);
+}
+
+static PyObject *py_worker_call(const struct request *r) {
+    stats_add(STATS_CALLS, 1);
+    return r->target ? py_server_handle(r) : py_call(r);
+}
+
+/* Remembers c to be written to later: false when there is no room for another. */
+static bool py_worker_touch(struct py_worker_batch *batch, struct conn *c) {
+    for (size_t i = 0; i < batch->len; i++)
+        if (batch->conns[i] == c)
+            return true;
+    if (batch->len == PY_WORKER_CONNS)
+        return false;
+    batch->conns[batch->len++] = conn_ref(c);
+    return true;
+}
+
+/* Writes all answers of the batch so far. Outside Python. */
+static void py_worker_flush(struct py_worker_batch *batch) {
+    for (size_t i = 0; i < batch->len; i++) {
+        io_flush(batch->conns[i]);
+        conn_unref(batch->conns[i]);
+    }
+    batch->len = 0;
+}
+
+/* Runs one request to its end and leaves its answer in the connection's outbox. */
+static void py_worker_run(struct exec_worker *w, struct request *r,
+                          struct py_worker_batch *batch) {
+    PyObject *result = py_worker_call(r);
+    struct buf *out = &w->out, exit = {0};
+
+    if (exec_claim(r)) {
+        if (result)
+            py_worker_succeed(r, out, &exit, result);
+        else
+            py_worker_fail(r, out, &exit);
+        if (out->len > 0) {
+            route_put(r, out);
+            if (!py_worker_touch(batch, r->conn))
+                io_flush(r->conn);
+        }
+    } else {
+        PyErr_Clear();
+    }
+    Py_XDECREF(result);
+    if (exit.len == 0)
+        etf_put_atom(&exit, "normal");
+    exec_finish(w, r);
+    route_ended(r, py_worker_slice(&exit));
+    buf_done(&exit);
+}
+
+static void py_worker_serve(struct exec_worker *w) {
+    struct py_worker_batch batch = {.len = 0};
+    struct request *r;
+
+    py_enter();
+    atomic_store(&w->state, EXEC_RUNNING);
+    py_release_deferred();
+    while ((r = exec_pop(w))) {
+        if (batch.len == 0) {
+            batch.since = w->since;
+        } else if (w->since - batch.since > PY_WORKER_FLUSH_NS) {
+            py_leave();
+            py_worker_flush(&batch);
+            py_enter();
+            batch.since = w->since;
+        }
+        py_worker_run(w, r, &batch);
+    }
+    py_leave();
+    py_worker_flush(&batch);
+}
+
+const struct exec_hooks py_worker_hooks = {
+    .start = py_worker_start,
+    .serve = py_worker_serve,
+    .lead = py_worker_lead,
+    .stop = py_worker_stop,
+};

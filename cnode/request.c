@@ -1,0 +1,558 @@
+/* request.c - one piece of work for Python, as it came from a peer, and how it is answered. */
+#include "config.h"
+
+#include "request.h"
+#include "log.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+static struct {
+    char *node;
+    uint32_t creation;
+    _Atomic uint64_t next_pid;
+} request_self;
+
+void request_init(const char *node, uint32_t creation) {
+    request_self.node = xstrdup(node);
+    request_self.creation = creation;
+    atomic_store(&request_self.next_pid, 1);
+}
+
+void request_new_pid(uint32_t *id, uint32_t *serial) {
+    uint64_t n = atomic_fetch_add_explicit(&request_self.next_pid, 1, memory_order_relaxed);
+
+    *id = (uint32_t)(n & 0x0fffffff);
+    *serial = (uint32_t)(n >> 28) + 1;
+}
+
+void request_put_pid(struct buf *out, uint32_t id, uint32_t serial) {
+    etf_put_pid(out, request_self.node, id, serial, request_self.creation);
+}
+
+bool request_own_pid(struct slice pid, uint32_t *id, uint32_t *serial) {
+    struct etf r;
+    struct slice node;
+
+    if (pid.len < 1 || pid.data[0] != ETF_NEW_PID)
+        return false;
+    r = (struct etf){pid.data + 1, pid.data + pid.len};
+    if (etf_get_atom(&r, &node) < 0 || etf_left(&r) != 12 ||
+        !etf_atom_is(node, request_self.node))
+        return false;
+    *id = etf_be32(r.p);
+    *serial = etf_be32(r.p + 4);
+    return etf_be32(r.p + 8) == request_self.creation;
+}
+
+/* A request that owns the frame: takes a whole buffer, copies out of a shared one. *moved tells
+ * by how much the slices of the message have to move. */
+static struct request *request_new(enum request_kind kind, struct frame *frame, ptrdiff_t *moved) {
+    struct request *r;
+
+    if (frame->whole) {
+        r = xcalloc(1, sizeof *r);
+        r->bytes = frame->data;
+        frame->data = NULL;
+        *moved = 0;
+    } else {
+        r = xmalloc(sizeof *r + frame->len);
+        memset(r, 0, sizeof *r);
+        r->bytes = (uint8_t *)(r + 1);
+        memcpy(r->bytes, frame->data, frame->len);
+        *moved = r->bytes - frame->data;
+    }
+    r->kind = kind;
+    return r;
+}
+
+void request_free(struct request *r) {
+    if (r->bytes != (uint8_t *)(r + 1))
+        free(r->bytes);
+    free(r);
+}
+
+/* The same bytes in the request's own copy of the frame; an empty slice stays empty. */
+static struct slice request_move(struct slice s, ptrdiff_t moved) {
+    return s.data ? (struct slice){s.data + moved, s.len} : s;
+}
+
+/* Whether the option list of a spawn_request has the option, bare or as {Option, _}. */
+static bool request_has_option(struct slice opts, const char *option) {
+    struct etf r = {opts.data, opts.data + opts.len};
+    struct slice name, rest;
+    uint32_t n, arity;
+
+    if (etf_get_list(&r, &n) < 0)
+        return false;
+    for (; n > 0; n--) {
+        struct etf item = r;
+
+        if (etf_get_tuple(&item, &arity) == 0 && arity == 0)
+            return false;
+        if (etf_get_atom(&item, &name) == 0 && etf_atom_is(name, option))
+            return true;
+        if (etf_get_term(&r, &rest) < 0)
+            return false;
+    }
+    return false;
+}
+
+/* Reads Module, Function and the argument list that follow each other in r. */
+static int request_read_mfa(struct etf *r, struct request *q) {
+    if (etf_get_atom(r, &q->module) < 0 || etf_get_atom(r, &q->function) < 0 ||
+        etf_get_term(r, &q->args) < 0)
+        return -1;
+    return 0;
+}
+
+/* Fills in what erpc's own functions were given: [Res, M, F, A] or [M, F, A]. */
+static int request_read_erpc(struct slice list, bool call, struct request *q) {
+    struct etf r = {list.data, list.data + list.len};
+    uint32_t n;
+
+    if (etf_get_list(&r, &n) < 0 || n != (call ? 4 : 3))
+        return -1;
+    if (call && etf_get_term(&r, &q->res) < 0)
+        return -1;
+    return request_read_mfa(&r, q);
+}
+
+struct request *request_from_spawn(const struct dist_msg *msg, struct frame *frame) {
+    struct etf r = {msg->mfa.data, msg->mfa.data + msg->mfa.len};
+    struct slice module, function;
+    enum request_kind kind = REQUEST_SPAWN;
+    struct request probe = {0};
+    struct request *q;
+    ptrdiff_t moved;
+    uint32_t arity;
+
+    if (etf_get_tuple(&r, &arity) < 0 || arity != 3 || etf_get_atom(&r, &module) < 0 ||
+        etf_get_atom(&r, &function) < 0)
+        return NULL;
+    if (etf_atom_is(module, "erpc") && etf_atom_is(function, "execute_call"))
+        kind = REQUEST_CALL;
+    else if (etf_atom_is(module, "erpc") && etf_atom_is(function, "execute_cast"))
+        kind = REQUEST_CAST;
+
+    /* Nothing may fail once the frame is taken: the caller still needs the message then. */
+    if (kind == REQUEST_SPAWN) {
+        probe.module = module;
+        probe.function = function;
+        probe.args = msg->payload;
+    } else if (request_read_erpc(msg->payload, kind == REQUEST_CALL, &probe) < 0) {
+        return NULL;
+    }
+    if (request_has_option(msg->opts, "link"))
+        probe.spawn_flags |= DIST_SPAWN_LINK;
+    if (request_has_option(msg->opts, "monitor"))
+        probe.spawn_flags |= DIST_SPAWN_MONITOR;
+    q = request_new(kind, frame, &moved);
+    q->from = request_move(msg->from, moved);
+    q->ref = request_move(msg->ref, moved);
+    q->res = request_move(probe.res, moved);
+    q->module = request_move(probe.module, moved);
+    q->function = request_move(probe.function, moved);
+    q->args = request_move(probe.args, moved);
+    q->spawn_flags = probe.spawn_flags;
+    request_new_pid(&q->pid_id, &q->pid_serial);
+    return q;
+}
+
+int request_read_gen_call(struct slice payload, struct request_gen *gen) {
+    struct etf r = {payload.data, payload.data + payload.len};
+    struct slice atom;
+    uint32_t arity;
+
+    if (etf_get_tuple(&r, &arity) < 0 || arity != 3 || etf_get_atom(&r, &atom) < 0 ||
+        !etf_atom_is(atom, "$gen_call"))
+        return -1;
+    if (etf_get_tuple(&r, &arity) < 0 || arity != 2 || etf_get_term(&r, &gen->pid) < 0 ||
+        etf_get_term(&r, &gen->tag) < 0 || etf_get_term(&r, &gen->body) < 0)
+        return -1;
+    return gen->pid.data[0] == ETF_NEW_PID || gen->pid.data[0] == ETF_PID ? 0 : -1;
+}
+
+/* {'$gen_cast', Body} */
+static int request_read_gen_cast(struct slice payload, struct slice *body) {
+    struct etf r = {payload.data, payload.data + payload.len};
+    struct slice atom;
+    uint32_t arity;
+
+    if (etf_get_tuple(&r, &arity) < 0 || arity != 2 || etf_get_atom(&r, &atom) < 0 ||
+        !etf_atom_is(atom, "$gen_cast"))
+        return -1;
+    return etf_get_term(&r, body);
+}
+
+/* The alias in a tag [alias | Ref], or an empty slice: the answer then goes to the pid. */
+static struct slice request_tag_alias(struct slice tag) {
+    struct etf r = {tag.data, tag.data + tag.len};
+    struct slice atom, ref;
+    uint32_t n;
+
+    if (tag.len > 0 && tag.data[0] == ETF_LIST && etf_get_list(&r, &n) == 0 && n == 1 &&
+        etf_get_atom(&r, &atom) == 0 && etf_atom_is(atom, "alias") &&
+        etf_get_term(&r, &ref) == 0 && ref.data[0] == ETF_NEWER_REF)
+        return ref;
+    return (struct slice){0};
+}
+
+/* The reference that a gen_server:call is monitored with: its alias, or the tag itself. */
+static struct slice request_tag_ref(struct slice tag) {
+    struct slice alias = request_tag_alias(tag);
+
+    if (!alias.data && tag.len > 0 && tag.data[0] == ETF_NEWER_REF)
+        return tag;
+    return alias;
+}
+
+/* Fills in {call | block_call | cast, M, F, A, GroupLeader}, what rex takes. */
+static int request_read_rex(struct slice body, const char *verb, const char *other,
+                            struct request *q) {
+    struct etf r = {body.data, body.data + body.len};
+    struct slice atom;
+    uint32_t arity;
+
+    if (etf_get_tuple(&r, &arity) < 0 || arity != 5 || etf_get_atom(&r, &atom) < 0 ||
+        !(etf_atom_is(atom, verb) || etf_atom_is(atom, other)))
+        return -1;
+    return request_read_mfa(&r, q);
+}
+
+struct request *request_from_rex(const struct dist_msg *msg, struct frame *frame) {
+    struct etf r = {msg->payload.data, msg->payload.data + msg->payload.len};
+    struct request probe = {0};
+    struct request_gen gen;
+    struct slice body;
+    struct request *q;
+    ptrdiff_t moved;
+    uint32_t arity;
+
+    if (request_read_gen_call(msg->payload, &gen) == 0 &&
+        request_read_rex(gen.body, "call", "block_call", &probe) == 0) {
+        probe.kind = REQUEST_REX_CALL;
+        probe.from = gen.pid;
+        probe.tag = gen.tag;
+        probe.ref = request_tag_ref(gen.tag);
+    } else if (request_read_gen_cast(msg->payload, &body) == 0 &&
+               request_read_rex(body, "cast", "cast", &probe) == 0) {
+        probe.kind = REQUEST_REX_CAST;
+    } else if (etf_get_tuple(&r, &arity) == 0 && arity == 2 && etf_get_term(&r, &probe.from) == 0 &&
+               probe.from.data[0] == ETF_NEW_PID && etf_get_term(&r, &body) == 0 &&
+               request_read_rex(body, "call", "block_call", &probe) == 0) {
+        probe.kind = REQUEST_REX_OLD;
+    } else {
+        return NULL;
+    }
+    q = request_new(probe.kind, frame, &moved);
+    q->from = request_move(probe.from, moved);
+    q->tag = request_move(probe.tag, moved);
+    q->ref = request_move(probe.ref, moved);
+    q->module = request_move(probe.module, moved);
+    q->function = request_move(probe.function, moved);
+    q->args = request_move(probe.args, moved);
+    return q;
+}
+
+struct request *request_from_server(const struct dist_msg *msg, struct frame *frame) {
+    struct request probe = {.kind = REQUEST_SERVER_INFO, .args = msg->payload};
+    struct request_gen gen;
+    struct request *q;
+    ptrdiff_t moved;
+
+    if (request_read_gen_call(msg->payload, &gen) == 0) {
+        probe.kind = REQUEST_SERVER_CALL;
+        probe.from = gen.pid;
+        probe.tag = gen.tag;
+        probe.ref = request_tag_ref(gen.tag);
+        probe.args = gen.body;
+    } else if (request_read_gen_cast(msg->payload, &probe.args) == 0) {
+        probe.kind = REQUEST_SERVER_CAST;
+    } else {
+        probe.args = msg->payload;
+    }
+    q = request_new(probe.kind, frame, &moved);
+    q->from = request_move(probe.from, moved);
+    q->tag = request_move(probe.tag, moved);
+    q->ref = request_move(probe.ref, moved);
+    q->args = request_move(probe.args, moved);
+    q->to = request_move(msg->to, moved);
+    return q;
+}
+
+/* Opens a frame to the alias in the tag, or else to the pid. The sender named in an ALIAS_SEND
+ * is a process of ours that has never lived: nobody can answer it. */
+static size_t request_send_begin(struct buf *out, struct slice pid, struct slice tag) {
+    struct slice alias = request_tag_alias(tag);
+    size_t begin = dist_begin(out);
+    struct buf self = {0};
+
+    if (alias.data) {
+        request_put_pid(&self, 0, 0);
+        dist_put_alias_send(out, (struct slice){self.data, self.len}, alias);
+        buf_done(&self);
+    } else {
+        dist_put_send(out, pid);
+    }
+    return begin;
+}
+
+size_t request_gen_reply_begin(struct buf *out, const struct request_gen *gen) {
+    size_t begin = request_send_begin(out, gen->pid, gen->tag);
+
+    etf_put_tuple(out, 2);
+    etf_put_slice(out, gen->tag);
+    return begin;
+}
+
+/* Opens a MONITOR_EXIT frame for the process that the request is to its caller. */
+static size_t request_down_begin(const struct request *r, struct buf *out) {
+    size_t begin = dist_begin(out);
+    struct buf self = {0};
+
+    request_put_pid(&self, r->pid_id, r->pid_serial);
+    dist_put_monitor_exit(out, (struct slice){self.data, self.len}, r->from, r->ref);
+    buf_done(&self);
+    return begin;
+}
+
+static size_t request_link_exit_begin(const struct request *r, struct buf *out) {
+    size_t begin = dist_begin(out);
+    struct buf self = {0};
+
+    request_put_pid(&self, r->pid_id, r->pid_serial);
+    dist_put_exit(out, (struct slice){self.data, self.len}, r->from);
+    buf_done(&self);
+    return begin;
+}
+
+/* Our own frames that cannot be too long. */
+static void request_end(struct buf *out, size_t begin) {
+    if (dist_end(out, begin) < 0)
+        fatal("request: a control message of %zu bytes", out->len - begin);
+}
+
+void request_announce(struct request *r, struct buf *out) {
+    struct buf self = {0};
+    size_t begin;
+
+    if (r->announced || r->kind > REQUEST_SPAWN)
+        return;
+    r->announced = true;
+    begin = dist_begin(out);
+    request_put_pid(&self, r->pid_id, r->pid_serial);
+    dist_put_spawn_reply(out, r->ref, r->from, r->spawn_flags,
+                         (struct slice){self.data, self.len});
+    request_end(out, begin);
+    buf_done(&self);
+}
+
+bool request_reply_begin(struct request *r, struct buf *out, size_t *begin) {
+    switch (r->kind) {
+    case REQUEST_CALL:
+        request_announce(r, out);
+        if (!(r->spawn_flags & DIST_SPAWN_MONITOR))
+            return false;
+        *begin = request_down_begin(r, out);
+        etf_put_tuple(out, 3);
+        etf_put_slice(out, r->res);
+        etf_put_atom(out, "return");
+        return true;
+    case REQUEST_REX_CALL:
+    case REQUEST_SERVER_CALL:
+        *begin = request_send_begin(out, r->from, r->tag);
+        etf_put_tuple(out, 2);
+        etf_put_slice(out, r->tag);
+        return true;
+    case REQUEST_REX_OLD:
+        *begin = dist_begin(out);
+        dist_put_send(out, r->from);
+        etf_put_tuple(out, 2);
+        etf_put_atom(out, "rex");
+        return true;
+    default:
+        request_announce(r, out);
+        return false;
+    }
+}
+
+/* A linked caller learns the end of a call by the exit signal, too, as from any process. */
+static void request_put_link_exit(const struct request *r, struct buf *out, const char *reason) {
+    size_t begin;
+
+    if (!(r->spawn_flags & DIST_SPAWN_LINK))
+        return;
+    begin = request_link_exit_begin(r, out);
+    etf_put_atom(out, reason);
+    request_end(out, begin);
+}
+
+int request_reply_end(const struct request *r, struct buf *out, size_t begin) {
+    if (dist_end(out, begin) < 0)
+        return -1;
+    if (r->kind == REQUEST_CALL)
+        request_put_link_exit(r, out, "normal");
+    return 0;
+}
+
+void request_reply_done(struct request *r, struct buf *out) {
+    size_t begin;
+
+    if (r->kind > REQUEST_SPAWN)
+        return;
+    request_announce(r, out);
+    if (r->spawn_flags & DIST_SPAWN_MONITOR) {
+        begin = request_down_begin(r, out);
+        etf_put_atom(out, "normal");
+        request_end(out, begin);
+    }
+    request_put_link_exit(r, out, "normal");
+}
+
+/* {Reason, Stack}: what an Erlang process exits with after an error. */
+static void request_put_exit_reason(struct buf *out, struct slice reason, struct slice stack) {
+    etf_put_tuple(out, 2);
+    etf_put_slice(out, reason);
+    etf_put_slice(out, stack);
+}
+
+/* {badrpc, {'EXIT', {Reason, Stack}}} */
+static void request_put_badrpc(struct buf *out, struct slice reason, struct slice stack) {
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "badrpc");
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "EXIT");
+    request_put_exit_reason(out, reason, stack);
+}
+
+static void request_spawn_error(struct request *r, struct buf *out, struct slice reason,
+                                struct slice stack) {
+    size_t begin;
+
+    request_announce(r, out);
+    if (r->spawn_flags & DIST_SPAWN_MONITOR) {
+        begin = request_down_begin(r, out);
+        if (r->kind == REQUEST_CALL) {
+            etf_put_tuple(out, 4);
+            etf_put_slice(out, r->res);
+            etf_put_atom(out, "error");
+            etf_put_slice(out, reason);
+            etf_put_slice(out, stack);
+        } else {
+            request_put_exit_reason(out, reason, stack);
+        }
+        request_end(out, begin);
+    }
+    if (r->spawn_flags & DIST_SPAWN_LINK) {
+        begin = request_link_exit_begin(r, out);
+        request_put_exit_reason(out, reason, stack);
+        request_end(out, begin);
+    }
+}
+
+/* The caller's own monitor tells it, as if the server had exited; the object lives on. */
+static size_t request_server_down_begin(const struct request *r, struct buf *out) {
+    size_t begin = dist_begin(out);
+
+    dist_put_monitor_exit(out, r->to, r->from, r->ref);
+    return begin;
+}
+
+void request_reply_error(struct request *r, struct buf *out, struct slice reason,
+                         struct slice stack) {
+    size_t begin;
+
+    switch (r->kind) {
+    case REQUEST_CALL:
+    case REQUEST_CAST:
+    case REQUEST_SPAWN:
+        request_spawn_error(r, out, reason, stack);
+        return;
+    case REQUEST_REX_CALL:
+        begin = request_send_begin(out, r->from, r->tag);
+        etf_put_tuple(out, 2);
+        etf_put_slice(out, r->tag);
+        request_put_badrpc(out, reason, stack);
+        break;
+    case REQUEST_REX_OLD:
+        begin = dist_begin(out);
+        dist_put_send(out, r->from);
+        etf_put_tuple(out, 2);
+        etf_put_atom(out, "rex");
+        request_put_badrpc(out, reason, stack);
+        break;
+    case REQUEST_SERVER_CALL:
+        if (!r->ref.data)
+            return;
+        begin = request_server_down_begin(r, out);
+        request_put_exit_reason(out, reason, stack);
+        break;
+    default:
+        return;
+    }
+    request_end(out, begin);
+}
+
+/* {badrpc, Why} */
+static void request_put_refusal(struct buf *out, const char *why) {
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "badrpc");
+    etf_put_atom(out, why);
+}
+
+void request_refuse(struct request *r, struct buf *out, const char *why) {
+    struct buf atom = {0};
+    size_t begin;
+
+    switch (r->kind) {
+    case REQUEST_CALL:
+    case REQUEST_CAST:
+    case REQUEST_SPAWN:
+        begin = dist_begin(out);
+        etf_put_atom(&atom, why);
+        dist_put_spawn_reply(out, r->ref, r->from, 0, (struct slice){atom.data, atom.len});
+        buf_done(&atom);
+        break;
+    case REQUEST_REX_CALL:
+        begin = request_send_begin(out, r->from, r->tag);
+        etf_put_tuple(out, 2);
+        etf_put_slice(out, r->tag);
+        request_put_refusal(out, why);
+        break;
+    case REQUEST_REX_OLD:
+        begin = dist_begin(out);
+        dist_put_send(out, r->from);
+        etf_put_tuple(out, 2);
+        etf_put_atom(out, "rex");
+        request_put_refusal(out, why);
+        break;
+    case REQUEST_SERVER_CALL:
+        if (!r->ref.data)
+            return;
+        begin = request_server_down_begin(r, out);
+        etf_put_atom(out, why);
+        break;
+    default:
+        return;
+    }
+    request_end(out, begin);
+}
+
+void request_reply_exit(struct request *r, struct buf *out, struct slice reason) {
+    size_t begin;
+
+    if (r->kind > REQUEST_SPAWN)
+        return;
+    request_announce(r, out);
+    if (r->spawn_flags & DIST_SPAWN_MONITOR) {
+        begin = request_down_begin(r, out);
+        etf_put_slice(out, reason);
+        request_end(out, begin);
+    }
+    if (r->spawn_flags & DIST_SPAWN_LINK) {
+        begin = request_link_exit_begin(r, out);
+        etf_put_slice(out, reason);
+        request_end(out, begin);
+    }
+}

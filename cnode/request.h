@@ -1,0 +1,115 @@
+/* request.h - one piece of work for Python, as it came from a peer, and how it is answered.
+ *
+ * Only the envelope is read here (who asks, of what kind, what to call); the arguments stay
+ * bytes. A request has one owner at a time: io makes it, exec queues it, a worker runs and
+ * frees it. The forms on the wire: docs/protocol.md. No GIL.
+ */
+#ifndef PYNODE_REQUEST_H
+#define PYNODE_REQUEST_H
+
+#include "dist.h"
+
+#include <stdbool.h>
+
+struct conn;
+struct proc;
+struct exec_lane;
+struct exec_row;
+
+enum request_kind {
+    REQUEST_CALL,        /* spawn_request of erpc:execute_call/4: rpc:call, erpc:call, ... */
+    REQUEST_CAST,        /* spawn_request of erpc:execute_cast/3 */
+    REQUEST_SPAWN,       /* spawn_request of anything else: the function itself */
+    REQUEST_REX_CALL,    /* gen_server:call to rex: rpc:block_call */
+    REQUEST_REX_CAST,    /* gen_server:cast to rex */
+    REQUEST_REX_OLD,     /* {From, {call, M, F, A, GL}} to rex: erl_call, ei_rpc */
+    REQUEST_SERVER_CALL, /* gen_server:call to a registered Python object */
+    REQUEST_SERVER_CAST, /* gen_server:cast to it */
+    REQUEST_SERVER_INFO, /* any other message to it */
+};
+
+/* A frame as the connection hands it over. When whole is set the buffer holds nothing else and
+ * whoever needs it takes it (and sets data to NULL); otherwise it is borrowed. */
+struct frame {
+    uint8_t *data;
+    size_t len;
+    bool whole;
+};
+
+struct request {
+    enum request_kind kind;
+    struct conn *conn;   /* counted */
+    struct proc *target; /* counted; SERVER_* only */
+
+    uint8_t *bytes; /* owned: the frame that all slices point into */
+    struct slice from;
+    struct slice ref;      /* spawn request id or monitor reference: what cancels it */
+    struct slice tag;      /* gen_server's tag */
+    struct slice to;       /* SERVER_*: the name or pid that was addressed */
+    struct slice res;      /* erpc's own reference, comes back in the answer */
+    struct slice module;   /* text, not a term */
+    struct slice function; /* text, not a term */
+    struct slice args;     /* term: argument list, or the server's request or message */
+
+    uint32_t pid_id, pid_serial; /* the process it is to its caller; 0: none */
+    int spawn_flags;             /* DIST_SPAWN_LINK | DIST_SPAWN_MONITOR */
+    bool announced;              /* its SPAWN_REPLY has left; under exec's lock */
+
+    /* All below is exec's, under its lock. */
+    struct exec_lane *lane; /* in target; NULL: any order */
+    struct exec_row *row;   /* the queue or lane it waits in */
+    struct request *next, *prev;
+    struct request *table_next; /* in the table of those that have not ended */
+    bool abandoned;             /* nobody waits for its answer */
+    bool answering;             /* the worker has begun to answer: too late to cancel */
+};
+
+/* The name and creation that our pids bear. Once, before any other thread. */
+void request_init(const char *node, uint32_t creation);
+
+/* Each makes a request out of a control message, or answers NULL when it is none of that kind.
+ * conn and target are left to the caller. msg is that of the frame. */
+struct request *request_from_spawn(const struct dist_msg *msg, struct frame *frame);
+struct request *request_from_rex(const struct dist_msg *msg, struct frame *frame);
+struct request *request_from_server(const struct dist_msg *msg, struct frame *frame);
+void request_free(struct request *r);
+
+/* Takes {'$gen_call', {Pid, Tag}, Body} apart: 0, or -1 when it is not that. */
+struct request_gen {
+    struct slice pid, tag, body;
+};
+int request_read_gen_call(struct slice payload, struct request_gen *gen);
+
+/* Opens the frame that answers a gen_server:call; the reply term and dist_end() follow. */
+size_t request_gen_reply_begin(struct buf *out, const struct request_gen *gen);
+
+/* Answers. Each appends whole frames to out; what a kind has no use for appends nothing.
+ * request_reply_begin() says whether a value is wanted; if so the caller appends the value's
+ * term and calls request_reply_end(): 0, or -1 (out as before) when the frame is too long. */
+bool request_reply_begin(struct request *r, struct buf *out, size_t *begin);
+int request_reply_end(const struct request *r, struct buf *out, size_t begin);
+
+/* For what wants no value: it has ended well. */
+void request_reply_done(struct request *r, struct buf *out);
+
+/* It ended in error Reason with Stack (both encoded terms). */
+void request_reply_error(struct request *r, struct buf *out, struct slice reason,
+                         struct slice stack);
+
+/* It was never run: why is an atom such as overloaded or draining. */
+void request_refuse(struct request *r, struct buf *out, const char *why);
+
+/* Its process was told to exit, or an alias of it: who watches it gets the reason. */
+void request_reply_exit(struct request *r, struct buf *out, struct slice reason);
+
+/* SPAWN_REPLY with its pid, once; nothing for kinds without a process. */
+void request_announce(struct request *r, struct buf *out);
+
+/* A new pid for a process of ours, none of the last 2^32. */
+void request_new_pid(uint32_t *id, uint32_t *serial);
+
+/* The pid of a process of ours, as a term; and back: whether the term is one of this node's. */
+void request_put_pid(struct buf *out, uint32_t id, uint32_t serial);
+bool request_own_pid(struct slice pid, uint32_t *id, uint32_t *serial);
+
+#endif

@@ -1,0 +1,475 @@
+/* route.c - where each control message goes: to Python's queue, to who watches, or answered here. */
+#include "config.h"
+
+#include "route.h"
+#include "control.h"
+#include "io.h"
+#include "log.h"
+#include "stats.h"
+
+#include <stdlib.h>
+
+enum { ROUTE_TICK_NS = 500000000 };
+
+static struct {
+    const char *node;
+    _Atomic bool draining;
+    struct buf out; /* the leader's, for answers made here */
+} route;
+
+void route_init(const char *node) {
+    route.node = node;
+}
+
+void route_drain(void) {
+    atomic_store(&route.draining, true);
+}
+
+bool route_draining(void) {
+    return atomic_load(&route.draining);
+}
+
+void route_put(const struct request *r, struct buf *out) {
+    stats_add(STATS_BYTES_OUT, out->len);
+    outbox_put_buf(&r->conn->out, out);
+}
+
+/* Closes a frame made here and puts it into c's outbox. */
+static void route_send(struct conn *c, struct buf *out, size_t begin) {
+    if (dist_end(out, begin) < 0)
+        fatal("route: a control message of %zu bytes", out->len - begin);
+    stats_add(STATS_BYTES_OUT, out->len);
+    outbox_put_buf(&c->out, out);
+}
+
+static void route_free(struct request *r) {
+    if (r->conn)
+        conn_unref(r->conn);
+    if (r->target)
+        proc_unref(r->target);
+    request_free(r);
+}
+
+/* Tells the watchers in list that what they watch has ended with reason, and frees the list. */
+static void route_tell(struct watch *list, struct slice reason) {
+    struct buf out = {0};
+    struct watch *next;
+
+    for (; list; list = next) {
+        size_t begin = dist_begin(&out);
+
+        next = list->next;
+        if (list->link)
+            dist_put_exit(&out, list->to, list->from);
+        else
+            dist_put_monitor_exit(&out, list->to, list->from, list->ref);
+        etf_put_slice(&out, reason);
+        route_send(list->conn, &out, begin);
+        io_flush(list->conn);
+        free(list);
+    }
+    buf_done(&out);
+}
+
+static void route_pid_ended(uint32_t id, uint32_t serial, struct slice reason) {
+    struct buf pid = {0};
+
+    request_put_pid(&pid, id, serial);
+    route_tell(procs_end((struct slice){pid.data, pid.len}), reason);
+    buf_done(&pid);
+}
+
+void route_ended(struct request *r, struct slice reason) {
+    if (r->pid_id && procs_watched())
+        route_pid_ended(r->pid_id, r->pid_serial, reason);
+    route_free(r);
+}
+
+void route_unregistered(struct proc *p, const char *reason) {
+    struct buf name = {0}, why = {0};
+
+    etf_put_atom(&name, p->name);
+    etf_put_atom(&why, reason);
+    route_tell(procs_end((struct slice){name.data, name.len}), (struct slice){why.data, why.len});
+    route_pid_ended(p->id, p->serial, (struct slice){why.data, why.len});
+    buf_done(&name);
+    buf_done(&why);
+}
+
+/* A request that was taken off the queue: nobody is told but who watches its process. */
+static void route_cancelled(struct request *r) {
+    struct buf why = {0};
+
+    etf_put_atom(&why, "killed");
+    stats_add(STATS_CANCELLED, 1);
+    route_ended(r, (struct slice){why.data, why.len});
+    buf_done(&why);
+}
+
+void route_closed(struct conn *c) {
+    struct request *r, *next;
+
+    procs_forget_conn(c);
+    for (r = exec_cancel_conn(c); r; r = next) {
+        next = r->next;
+        route_cancelled(r);
+    }
+}
+
+static void route_refuse(struct request *r, const char *why) {
+    stats_add(STATS_REFUSED, 1);
+    request_refuse(r, &route.out, why);
+    route_put(r, &route.out);
+    route_free(r);
+}
+
+/* Hands a request over to Python's side, or says why not. r is the callee's in any case. */
+static void route_push(struct conn *c, struct request *r) {
+    r->conn = conn_ref(c);
+    if (control_answer(r, &route.out)) {
+        route_put(r, &route.out);
+        route_free(r);
+    } else if (route_draining()) {
+        route_refuse(r, "draining");
+    } else if (!exec_push(r)) {
+        route_refuse(r, "overloaded");
+    }
+}
+
+/* Delivers a message to a registered object. */
+static void route_to_proc(struct conn *c, struct proc *p, const struct dist_msg *msg,
+                          struct frame *frame) {
+    struct request *r = request_from_server(msg, frame);
+
+    r->target = p;
+    r->lane = &p->lane;
+    route_push(c, r);
+}
+
+bool route_deliver(struct proc *p, const struct dist_msg *msg, struct frame *frame) {
+    struct request *r = request_from_server(msg, frame);
+
+    r->target = p;
+    r->lane = &p->lane;
+    if (!route_draining() && exec_push(r)) {
+        io_kick();
+        return true;
+    }
+    route_free(r);
+    return false;
+}
+
+static struct slice route_slice(const struct buf *b) {
+    return (struct slice){b->data, b->len};
+}
+
+/* The exit signal of a process that a registered object is linked to, or that was sent with
+ * exit/2, comes as the message {'EXIT', From, Reason}, as to a process that traps exits. */
+static void route_exit_message(struct conn *c, struct proc *p, const struct dist_msg *msg) {
+    struct dist_msg info = {.op = DIST_SEND, .to = msg->to};
+    struct buf term = {0};
+    struct frame frame;
+
+    etf_put_tuple(&term, 3);
+    etf_put_atom(&term, "EXIT");
+    etf_put_slice(&term, msg->from);
+    etf_put_slice(&term, msg->reason);
+    info.payload = route_slice(&term);
+    info.to = (struct slice){0};
+    frame = (struct frame){term.data, term.len, true};
+    route_to_proc(c, p, &info, &frame);
+    free(frame.data);
+}
+
+/* Asked whether it is the node it claims to be: net_adm:ping/1. */
+static void route_net_kernel(struct conn *c, const struct dist_msg *msg) {
+    struct request_gen gen;
+    struct etf body;
+    struct slice what;
+    uint32_t arity;
+    size_t begin;
+
+    if (request_read_gen_call(msg->payload, &gen) < 0)
+        return;
+    body = (struct etf){gen.body.data, gen.body.data + gen.body.len};
+    if (etf_get_tuple(&body, &arity) < 0 || arity != 2 || etf_get_atom(&body, &what) < 0 ||
+        !etf_atom_is(what, "is_auth"))
+        return;
+    stats_add(STATS_PINGS, 1);
+    begin = request_gen_reply_begin(&route.out, &gen);
+    etf_put_atom(&route.out, "yes");
+    route_send(c, &route.out, begin);
+}
+
+/* {From, features_request}: which remote calls this node understands. */
+static void route_features(struct conn *c, struct slice from) {
+    size_t begin = dist_begin(&route.out);
+
+    dist_put_send(&route.out, from);
+    etf_put_tuple(&route.out, 3);
+    etf_put_atom(&route.out, "features_reply");
+    etf_put_atom(&route.out, route.node);
+    etf_put_list(&route.out, 1);
+    etf_put_atom(&route.out, "erpc");
+    etf_put_nil(&route.out);
+    route_send(c, &route.out, begin);
+}
+
+/* {From, {sbcast, Name, Msg}}: delivers Msg and says whether there was somebody. */
+static void route_sbcast(struct conn *c, struct slice from, struct etf *body,
+                         struct frame *frame) {
+    struct etf at = *body;
+    struct dist_msg info = {.op = DIST_REG_SEND, .to = {body->p, 0}};
+    struct slice name;
+    struct proc *p;
+    size_t begin;
+
+    if (etf_get_atom(&at, &name) < 0)
+        return;
+    info.to.len = (size_t)(at.p - info.to.data);
+    if (etf_get_term(&at, &info.payload) < 0)
+        return;
+    p = procs_find_name(name);
+    begin = dist_begin(&route.out);
+    dist_put_send(&route.out, from);
+    etf_put_tuple(&route.out, 3);
+    etf_put_atom(&route.out, "rex");
+    etf_put_atom(&route.out, route.node);
+    if (p) {
+        etf_put_atom(&route.out, route.node);
+    } else {
+        etf_put_tuple(&route.out, 2);
+        etf_put_atom(&route.out, "nonexisting_name");
+        etf_put_slice(&route.out, info.to);
+    }
+    route_send(c, &route.out, begin);
+    if (p)
+        route_to_proc(c, p, &info, frame);
+}
+
+static void route_rex(struct conn *c, const struct dist_msg *msg, struct frame *frame) {
+    struct etf at = {msg->payload.data, msg->payload.data + msg->payload.len};
+    struct request *r = request_from_rex(msg, frame);
+    struct slice from, what;
+    uint32_t arity;
+
+    if (r) {
+        route_push(c, r);
+        return;
+    }
+    if (etf_get_tuple(&at, &arity) < 0 || arity != 2 || etf_get_term(&at, &from) < 0 ||
+        from.data[0] != ETF_NEW_PID)
+        return;
+    if (etf_get_atom(&at, &what) == 0 && etf_atom_is(what, "features_request"))
+        route_features(c, from);
+    else if (etf_get_tuple(&at, &arity) == 0 && arity == 3 && etf_get_atom(&at, &what) == 0 &&
+             etf_atom_is(what, "sbcast"))
+        route_sbcast(c, from, &at, frame);
+}
+
+/* A message to a name. One to nobody is dropped, as the BEAM drops it. */
+static void route_to_name(struct conn *c, const struct dist_msg *msg, struct frame *frame) {
+    struct etf at = {msg->to.data, msg->to.data + msg->to.len};
+    struct slice name;
+    struct proc *p;
+
+    if (etf_get_atom(&at, &name) < 0)
+        return;
+    if (etf_atom_is(name, "net_kernel"))
+        route_net_kernel(c, msg);
+    else if (etf_atom_is(name, "rex"))
+        route_rex(c, msg, frame);
+    else if ((p = procs_find_name(name)))
+        route_to_proc(c, p, msg, frame);
+    else
+        stats_add(STATS_DROPPED, 1);
+}
+
+/* The registered object that a pid of ours belongs to: counted, or NULL. */
+static struct proc *route_proc_of_pid(struct slice pid) {
+    uint32_t id, serial;
+
+    return request_own_pid(pid, &id, &serial) ? procs_find_pid(id, serial) : NULL;
+}
+
+static void route_to_pid(struct conn *c, const struct dist_msg *msg, struct frame *frame) {
+    struct proc *p = route_proc_of_pid(msg->to);
+
+    if (p)
+        route_to_proc(c, p, msg, frame);
+    else
+        stats_add(STATS_DROPPED, 1);
+}
+
+static void route_spawn(struct conn *c, const struct dist_msg *msg, struct frame *frame) {
+    struct request *r = request_from_spawn(msg, frame);
+    struct buf why = {0};
+    size_t begin;
+
+    if (r) {
+        route_push(c, r);
+        return;
+    }
+    begin = dist_begin(&route.out);
+    etf_put_atom(&why, "badarg");
+    dist_put_spawn_reply(&route.out, msg->ref, msg->from, 0, route_slice(&why));
+    route_send(c, &route.out, begin);
+    buf_done(&why);
+}
+
+/* Whether a name or pid of ours is there to be watched. What is always there (rex, net_kernel)
+ * needs no watch: its end is the connection's. */
+static bool route_is_alive(struct slice to, bool *always) {
+    struct etf at = {to.data, to.data + to.len};
+    struct proc *p = NULL;
+    struct slice name;
+    uint32_t id, serial;
+
+    *always = false;
+    if (etf_get_atom(&at, &name) == 0) {
+        *always = etf_atom_is(name, "rex") || etf_atom_is(name, "net_kernel");
+        if (*always)
+            return true;
+        p = procs_find_name(name);
+    } else if (request_own_pid(to, &id, &serial)) {
+        if (exec_alive(id, serial))
+            return true;
+        p = procs_find_pid(id, serial);
+    }
+    if (p)
+        proc_unref(p);
+    return p != NULL;
+}
+
+/* Begins to watch first and looks then, so that an end in between is not missed: if the watch
+ * is gone by then, whoever ended it has told the watcher. */
+static void route_watch(struct conn *c, const struct dist_msg *msg) {
+    bool always;
+    size_t begin;
+
+    if (route_is_alive(msg->to, &always) && always)
+        return;
+    procs_watch(c, msg->from, msg->to, msg->ref);
+    if (route_is_alive(msg->to, &always) || !procs_unwatch(c, msg->from, msg->to, msg->ref))
+        return;
+    begin = dist_begin(&route.out);
+    if (msg->op == DIST_MONITOR)
+        dist_put_monitor_exit(&route.out, msg->to, msg->from, msg->ref);
+    else
+        dist_put_exit(&route.out, msg->to, msg->from);
+    etf_put_atom(&route.out, "noproc");
+    route_send(c, &route.out, begin);
+}
+
+/* A caller that no longer waits says so by dropping its monitor. */
+static void route_demonitor(struct conn *c, const struct dist_msg *msg) {
+    struct request *r;
+
+    procs_unwatch(c, msg->from, msg->to, msg->ref);
+    r = exec_cancel(c, msg->ref);
+    if (r)
+        route_cancelled(r);
+}
+
+static void route_unlink(struct conn *c, const struct dist_msg *msg) {
+    size_t begin;
+
+    procs_unwatch(c, msg->from, msg->to, (struct slice){0});
+    if (msg->op == DIST_UNLINK)
+        return;
+    begin = dist_begin(&route.out);
+    dist_put_unlink_ack(&route.out, msg->id, msg->to, msg->from);
+    route_send(c, &route.out, begin);
+}
+
+/* exit(Pid, normal) from elsewhere does nothing; kill is seen by others as killed. */
+static void route_exit(struct conn *c, const struct dist_msg *msg) {
+    struct etf at = {msg->reason.data, msg->reason.data + msg->reason.len};
+    struct slice name = {0}, reason = msg->reason;
+    struct request *r;
+    struct proc *p = route_proc_of_pid(msg->to);
+    struct buf killed = {0};
+    uint32_t id, serial;
+    bool atom = etf_get_atom(&at, &name) == 0;
+
+    if (msg->op == DIST_EXIT)
+        procs_unwatch(c, msg->from, msg->to, (struct slice){0});
+    if (p) {
+        route_exit_message(c, p, msg);
+        return;
+    }
+    if (!request_own_pid(msg->to, &id, &serial) || (atom && etf_atom_is(name, "normal")))
+        return;
+    if (msg->op == DIST_EXIT2 && atom && etf_atom_is(name, "kill")) {
+        etf_put_atom(&killed, "killed");
+        reason = route_slice(&killed);
+    }
+    if (!exec_alive(id, serial)) {
+        buf_done(&killed);
+        return;
+    }
+    r = exec_exit(id, serial, reason, route_put);
+    route_pid_ended(id, serial, reason);
+    if (r) {
+        stats_add(STATS_CANCELLED, 1);
+        route_free(r);
+    }
+    buf_done(&killed);
+}
+
+/* Answers a tick, but not two within a moment: two nodes of this kind would never end. */
+static void route_tick(struct conn *c) {
+    int64_t now = exec_now();
+
+    if (now - c->ticked < ROUTE_TICK_NS)
+        return;
+    c->ticked = now;
+    dist_put_tick(&route.out);
+    outbox_put_buf(&c->out, &route.out);
+}
+
+static void route_message(struct conn *c, const struct dist_msg *msg, struct frame *frame) {
+    switch (msg->op) {
+    case DIST_TICK:
+        route_tick(c);
+        break;
+    case DIST_SPAWN_REQUEST:
+        route_spawn(c, msg, frame);
+        break;
+    case DIST_REG_SEND:
+        route_to_name(c, msg, frame);
+        break;
+    case DIST_SEND:
+        route_to_pid(c, msg, frame);
+        break;
+    case DIST_MONITOR:
+    case DIST_LINK:
+        route_watch(c, msg);
+        break;
+    case DIST_DEMONITOR:
+        route_demonitor(c, msg);
+        break;
+    case DIST_UNLINK:
+    case DIST_UNLINK_ID:
+        route_unlink(c, msg);
+        break;
+    case DIST_EXIT:
+    case DIST_EXIT2:
+        route_exit(c, msg);
+        break;
+    default: /* answers to what this node never asks, and group leaders that it has no use for */
+        stats_add(STATS_DROPPED, 1);
+        break;
+    }
+}
+
+int route_frame(struct conn *c, struct frame *frame, const char **why) {
+    struct dist_msg msg;
+    int result = dist_parse(frame->data, frame->len, &msg, why);
+
+    if (result == 0)
+        route_message(c, &msg, frame);
+    if (frame->whole)
+        free(frame->data);
+    return result;
+}

@@ -1,0 +1,38 @@
+/* route.h - where each control message goes: to Python's queue, to who watches, or answered here.
+ *
+ * route_frame() is the leader's; the rest any thread's. Pings, monitors, links and the
+ * pseudo-module `pynode` never need Python. No GIL.
+ */
+#ifndef PYNODE_ROUTE_H
+#define PYNODE_ROUTE_H
+
+#include "conn.h"
+#include "exec.h"
+#include "procs.h"
+
+void route_init(const char *node);
+
+/* Handles one frame of c: 0, or -1 with *why when the connection has to be closed. Answers are
+ * left in c's outbox, requests in exec's queue. Takes the frame's buffer if it is whole. */
+int route_frame(struct conn *c, struct frame *frame, const char **why);
+
+/* c is gone: what it asked for is cancelled, what it watched forgotten. */
+void route_closed(struct conn *c);
+
+/* A request has ended: tells who watches its process beside the caller, and frees it. */
+void route_ended(struct request *r, struct slice reason);
+
+/* A registered name is taken away: its watchers get DOWN with reason (an atom's text). */
+void route_unregistered(struct proc *p, const char *reason);
+
+/* Delivers a message of this node's own to p (taken): false when the queue is full. */
+bool route_deliver(struct proc *p, const struct dist_msg *msg, struct frame *frame);
+
+/* Puts frames into r's connection (an exec_put_cb). */
+void route_put(const struct request *r, struct buf *out);
+
+/* From now on new requests are answered with `draining`. */
+void route_drain(void);
+bool route_draining(void);
+
+#endif

@@ -1,0 +1,65 @@
+"""What the tour calls in Python beside the standard library (see tour.steps)."""
+
+import hashlib
+import sqlite3
+import time
+
+import erlang
+
+_busy = False
+
+
+def sha256(data):
+    """The SHA-256 of data in hex: hashlib's own object is no term, a str is."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Shelf:
+    """Keeps rows about files in a database in memory; served as an Erlang process is."""
+
+    def __init__(self):
+        # Requests come one after another, but not always on the same thread.
+        self._db = sqlite3.connect(":memory:", check_same_thread=False)
+        self._db.execute("create table file (name text, kind text, size integer)")
+
+    def handle_call(self, request, caller):
+        """Answers {add, [#{name, kind, size}]} and {query, Sql}."""
+        match request:
+            case ("add", rows):
+                cursor = self._db.executemany(
+                    "insert into file values (:name, :kind, :size)", rows
+                )
+                return cursor.rowcount
+            case ("query", sql):
+                return self._db.execute(sql).fetchall()
+        raise ValueError(f"unknown request: {request!r}")
+
+
+def open_shelf():
+    """Registers an empty shelf under the name 'shelf', in place of an older one."""
+    try:
+        erlang.unregister("shelf")
+    except ValueError:
+        pass
+    erlang.register("shelf", Shelf())
+
+
+def busy(seconds):
+    """Computes in pure Python, so with the GIL, for this long; gives the rounds it made."""
+    global _busy
+    _busy = True
+    try:
+        rounds, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            rounds += 1
+        return rounds
+    finally:
+        _busy = False
+
+
+def is_busy():
+    """Waits until busy() runs, so that what is measured next is measured meanwhile."""
+    end = time.monotonic() + 5
+    while not _busy and time.monotonic() < end:
+        time.sleep(0.001)
+    return _busy

@@ -1,0 +1,392 @@
+"""Conversion and the types as Python sees them; run by test_py_terms.c, which gives the names."""
+
+import copy
+import doctest
+import gc
+import math
+import pickle
+import random
+import resource
+import struct
+import sys
+
+import _erlang
+import erlang
+from _erlang import decode, encode
+
+
+def ok(passed, name, text=""):
+    _erlang.ok(bool(passed), name, str(text))
+
+
+def same(got, want, name):
+    ok(got == want and type(got) is type(want), name, f"got {got!r}, wanted {want!r}")
+
+
+def error(function, *args):
+    """What the call raises, as `Type: text`."""
+    try:
+        function(*args)
+    except Exception as e:
+        return f"{type(e).__name__}: {e}"
+    return "nothing"
+
+
+def term(hexed):
+    return decode(bytes.fromhex(hexed))
+
+
+NODE = "7707 6e406c6f63616c"
+PID = term(f"58 {NODE} 0000000c 00000001 00000003")
+OLD_PID = term(f"67 640007 6e406c6f63616c 0000000c 00000001 03")
+OTHER_PID = term(f"58 {NODE} 0000000c 00000001 00000004")
+REF = term(f"5a 0002 {NODE} 00000003 00000007 00000008")
+PORT = term(f"78 {NODE} 0000000000000007 00000003")
+EXPORT = term("71 7705 6c69737473 7703 6d6170 6102")
+OLD_EXPORT = term("71 640005 6c69737473 7303 6d6170 6102")
+CLOSURE = term(
+    "70 00000000 01 00112233445566778899aabbccddeeff 00000005 00000001 7701 6d 6101 6102"
+    f"58 {NODE} 0000000c 00000001 00000003 6101"
+)
+UMLAUT = term("58 7703 6ec3bc 00000001 00000002 00000003")
+OLD_UMLAUT = term("58 640002 6efc 00000001 00000002 00000003")
+
+
+def atoms():
+    a = Atom("ok")
+    same(repr(a), "Atom('ok')", "repr of an Atom")
+    same(str(a), "ok", "str of an Atom is a plain str")
+    ok(isinstance(a, str) and a == "ok" and hash(a) == hash("ok"), "an Atom is its str")
+    ok(Atom("ok") is a and Atom(a) is a and erlang.atom("ok") is a, "one object a name")
+    ok(type(a.upper()) is str and type(a + "x") is str, "what is made from it is a plain str")
+    ok(copy.copy(a) is a and copy.deepcopy([a])[0] is a, "a copy is the same object")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        ok(pickle.loads(pickle.dumps(a, protocol)) is a, f"pickle protocol {protocol}")
+    same(error(Atom, 1), "TypeError: Atom() argument 1 must be str, not int", "Atom of an int")
+    same(error(Atom), "TypeError: Atom() takes exactly 1 argument (0 given)", "Atom of nothing")
+    ok(error(Atom, "\ud800").startswith("UnicodeEncodeError"), "Atom of a surrogate")
+    ok(error(setattr, a, "x", 1).startswith("AttributeError"), "an Atom has no attributes to set")
+    ok(error(setattr, Atom, "x", 1).startswith("TypeError"), "nor has its type")
+    ok(error(type, "Sub", (Atom,), {}).startswith("TypeError"), "it has no subclass")
+    same({Atom("k"): 1}["k"], 1, "it is found in a dict by its str")
+
+
+def identities():
+    same(PID.node, Atom("n@local"), "Pid.node")
+    same((PID.id, PID.serial, PID.creation), (12, 1, 3), "Pid.id, .serial, .creation")
+    same((REF.node, REF.id, REF.creation), (Atom("n@local"), (7, 8), 3), "Ref's attributes")
+    same((PORT.node, PORT.id, PORT.creation), (Atom("n@local"), 7, 3), "Port's attributes")
+    same(
+        (EXPORT.node, EXPORT.module, EXPORT.function, EXPORT.arity),
+        (None, Atom("lists"), Atom("map"), 2),
+        "attributes of fun M:F/A",
+    )
+    same(
+        (CLOSURE.node, CLOSURE.module, CLOSURE.function, CLOSURE.arity),
+        (Atom("n@local"), Atom("m"), None, 1),
+        "attributes of a closure",
+    )
+    ok(PID == OLD_PID and hash(PID) == hash(OLD_PID), "old and new form of a Pid are equal")
+    ok(EXPORT == OLD_EXPORT and hash(EXPORT) == hash(OLD_EXPORT), "and of an export")
+    ok(UMLAUT == OLD_UMLAUT and hash(UMLAUT) == hash(OLD_UMLAUT), "also with a name in Latin-1")
+    ok(PID != OTHER_PID and not PID == OTHER_PID, "another creation is another Pid")
+    everything = [PID, OTHER_PID, REF, PORT, EXPORT, CLOSURE, UMLAUT]
+    same(len(set(everything)), 7, "all are different, and hashable")
+    for x in everything:
+        ok(copy.copy(x) is x and copy.deepcopy({"x": [x]})["x"][0] is x, f"copy of {x!r}")
+        ok(error(type(x)).startswith("TypeError"), f"no constructor of {type(x).__name__}")
+        ok(error(pickle.dumps, x).startswith("TypeError"), f"no pickle of {type(x).__name__}")
+        ok(error(lambda: x < x).startswith("TypeError"), f"no order of {type(x).__name__}")
+        ok(x == decode(encode(x)) and x != 1 and x != None, f"{x!r} compares")
+    same(
+        error(encode, {PID: 1, "p": 2, b"p": 3}),
+        "ValueError: result[b'p']: two keys of the dict are equal in Erlang",
+        "dict with a Pid as key, and equal ones",
+    )
+
+
+def bitstrings():
+    b = Bitstring(b"\xff\xff", 3)
+    same(repr(b), "Bitstring(b'\\xff\\xe0', 3)", "repr of a Bitstring")
+    same((b.data, b.bits, b.bit_size), (b"\xff\xe0", 3, 11), "its attributes")
+    ok(b == Bitstring(b"\xff\xe1", bits=3) and b != Bitstring(b"\xff\xe0", 4), "it compares")
+    ok(hash(b) == hash(Bitstring(b"\xff\xe0", 3)) and len({b, Bitstring(b"")}) == 2, "and hashes")
+    ok(pickle.loads(pickle.dumps(b)) == b and copy.deepcopy(b) == b, "pickle and copy")
+    same(Bitstring(b"").bit_size, 0, "the empty one")
+    same(Bitstring(bytearray(b"a")).bits, 8, "from a bytearray, all bits")
+    for bits in (0, 9, -1):
+        same(
+            error(Bitstring, b"a", bits),
+            "ValueError: Bitstring: bits of the last byte must be 1 to 8",
+            f"{bits} bits",
+        )
+    same(error(Bitstring, b"", 1), "ValueError: Bitstring: there is no last byte", "no last byte")
+
+
+class Base:
+    pass
+
+
+class Derived(Base):
+    pass
+
+
+class Text(str):
+    pass
+
+
+def converters():
+    register = erlang.register_converter
+    register(Base, lambda x: {"base": [type(x).__name__]})
+    same(decode(encode(Base())), {"base": ["Base"]}, "a converter")
+    same(decode(encode([Derived()])), [{"base": ["Derived"]}], "also for a subclass")
+    register(Derived, lambda x: Atom("derived"))
+    same(decode(encode(Derived())), Atom("derived"), "the nearest one counts")
+    register(Text, lambda x: Atom("text"))
+    same(decode(encode(Text("a"))), Atom("text"), "it comes before what the base is converted to")
+    register(Text, None)
+    same(decode(encode(Text("a"))), "a", "None takes it away")
+    register(Base, lambda x: x)
+    same(
+        error(encode, Base()),
+        "ValueError: result: nested deeper than 512 levels",
+        "a converter that gives back what it got",
+    )
+    register(Base, lambda x: 1 / 0)
+    same(error(encode, Base()), "ZeroDivisionError: division by zero", "a converter that fails")
+    register(Base, lambda x: 1j)
+    same(
+        error(encode, [Base()]),
+        "TypeError: result[0]: cannot convert complex to an Erlang term",
+        "a converter that gives what has no Erlang form",
+    )
+    register(Base, None)
+    register(Derived, None)
+    same(
+        error(encode, Base()),
+        "TypeError: result: cannot convert Base to an Erlang term",
+        "no converter left",
+    )
+
+
+def changes():
+    """What a converter does to the container that is being converted."""
+
+    def attack(container, change):
+        erlang.register_converter(Base, lambda x: change(container) and None)
+        return error(encode, [container])
+
+    b = Base
+    text = "RuntimeError: result[0]: {} changed size during conversion".format
+    same(attack([b(), b(), 1, 2], lambda c: c.clear()), text("list"), "a list cleared")
+    same(attack([b(), b(), 1, 2], lambda c: c.append(1)), text("list"), "a list that grows")
+    same(attack({1: b(), 2: b(), 3: 4}, lambda c: c.clear()), text("dict"), "a dict cleared")
+    same(attack({1: b(), 2: 2}, lambda c: c.update(x=1)), text("dict"), "a dict that grows")
+    ok("changed size" in attack({b(), 1, 2}, lambda c: c.clear()), "a set cleared")
+    ok("changed size" in attack({b(), 1, 2}, lambda c: c.add(7)), "a set that grows")
+
+    def replace(c):
+        for i in range(len(c)):
+            c[i] = str(i)
+
+    same(attack([b(), b(), b(), b()], replace), "nothing", "a list whose items are replaced")
+
+    def rekey(c):
+        keys = list(c)
+        c.clear()
+        c.update((k + 100, 0) for k in keys)
+
+    got = attack({k: b() for k in range(50)}, rekey)
+    ok(got in ("nothing", text("dict")), "a dict with other keys of the same number", got)
+    erlang.register_converter(Base, None)
+
+
+def random_float():
+    while True:
+        x = struct.unpack("d", random.randbytes(8))[0]
+        if math.isfinite(x):
+            return x
+
+
+def random_text():
+    top = random.choice([0x7F, 0xFF, 0xD7FF, 0x10FFFF])
+    text = "".join(chr(random.randint(0, top)) for _ in range(random.choice([0, 1, 3, 20, 300])))
+    return "".join(c for c in text if not 0xD800 <= ord(c) <= 0xDFFF)
+
+
+def random_bytes():
+    """Never valid UTF-8, so that it comes back as bytes."""
+    return random.randbytes(random.randint(0, 40)) + b"\xff"
+
+
+SCALARS = [
+    lambda: random.randint(-300, 300),
+    lambda: random.randint(-(2**33), 2**33),
+    lambda: random.choice([-1, 1]) * random.getrandbits(random.randint(1, 300)),
+    lambda: random.choice([-1, 1]) * random.getrandbits(random.randint(1, 4000)),
+    random_float,
+    random_text,
+    random_bytes,
+    lambda: Atom(random.choice(["a", "b", "ok", "\u65e5\u672c", "x" * 255, "\xe5" * 200])),
+    lambda: random.choice([None, True, False]),
+    lambda: random.choice([PID, REF, PORT, EXPORT, CLOSURE]),
+    lambda: Bitstring(random.randbytes(random.randint(1, 9)), random.randint(1, 7)),
+]
+
+
+def random_key(depth):
+    if depth > 0 and random.random() < 0.1:
+        return tuple(random_key(depth - 1) for _ in range(random.randint(0, 3)))
+    return random.choice(SCALARS)()
+
+
+def random_term(depth):
+    if depth == 0 or random.random() < 0.4:
+        return random.choice(SCALARS)()
+    n = random.choice([0, 1, 2, 5, 10])
+    kind = random.randrange(4)
+    if kind == 0:
+        return [random_term(depth - 1) for _ in range(n)]
+    if kind == 1:
+        return tuple(random_term(depth - 1) for _ in range(n))
+    if kind == 2:
+        return [random.randint(-5, 2**31 + 5) for _ in range(n)]
+    return {random_key(2): random_term(depth - 1) for _ in range(n)}
+
+
+def there_and_back():
+    seed = random.randrange(2**32)
+    random.seed(seed)
+    wrong = equal = 0
+    for _ in range(3000):
+        x = random_term(5)
+        try:
+            y = decode(encode(x))
+        except ValueError as e:
+            # Of the keys drawn here only True and 'true' and the like can fall together.
+            wrong += "equal in Erlang" not in str(e)
+            continue
+        equal += x == y and repr(x) == repr(y)
+        if not (x == y and repr(x) == repr(y)):
+            wrong += 1
+            _erlang.ok(False, "random term", f"{x!r} came back as {y!r}")
+    ok(wrong == 0 and equal > 2900, f"random terms come back as they went (seed {seed})", equal)
+
+
+def all_tags():
+    """Random bytes after each tag: an error or a term, never anything else."""
+    for tag in range(256):
+        for _ in range(300):
+            data = bytes([tag]) + random.choice([random.randbytes, bytes])(random.randint(0, 30))
+            try:
+                decode(data)
+            except (ValueError, TypeError, AssertionError):
+                pass
+    ok(True, "random bytes after each tag")
+
+
+def no_leak():
+    """References of shared objects, and memory, stand still over many conversions."""
+    sample = [
+        {"key": [1, 2**70, 1.5, (None, True)], Atom("ok"): b"\xff", (1, "x"): {b"a": 1}},
+        PID,
+        "\u65e5" * 50,
+        {7, 8},
+        Bitstring(b"a", 3),
+        list(range(-10, 1000)),
+    ]
+    good = encode(sample) + b""
+    bad_terms = [good[:-n] for n in range(1, 400, 7)]
+    bad_objects = [
+        [sample, object()],
+        {"k": [sample, "\ud800"]},
+        {b"a": sample, "a": 1},
+        cycle(),
+        ({1, 2j},),
+    ]
+    odd_keys = bytes.fromhex(
+        "7400000001 7400000003 6103 770178 770161 770179 6d00000001 7a 77017a 77016d"
+    )
+
+    def once():
+        decode(good)
+        decode(odd_keys)
+        encode(sample)
+        repr(PID), PID.node, REF.id, hash(PID), PID == OTHER_PID
+        for data in bad_terms:
+            try:
+                decode(data)
+            except ValueError:
+                pass
+        for x in bad_objects:
+            try:
+                encode(x)
+            except (ValueError, TypeError):
+                pass
+
+    watched = [Atom("ok"), PID, object, "key", sample, sys.intern("k")]
+    for _ in range(50):
+        once()
+    gc.collect()
+    objects = len(gc.get_objects())
+    counts = [sys.getrefcount(x) for x in watched]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(400):
+        once()
+    gc.collect()
+    after = [sys.getrefcount(x) for x in watched]
+    drift = [abs(a - b) for a, b in zip(after, counts)]
+    ok(max(drift) < 50, "no reference is kept", drift)
+    ok(abs(len(gc.get_objects()) - objects) < 50, "no object is kept")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    # A sanitizer keeps freed memory for a while.
+    ok(grown < 8192 or _erlang.sanitized, "memory stands still", f"{grown} KiB more")
+
+
+def package():
+    missing = [name for name in erlang.__all__ if not hasattr(erlang, name)]
+    same(missing, [], "every name of erlang.__all__ is there")
+    undocumented = [
+        name
+        for name in erlang.__all__
+        if getattr(erlang, name).__module__.startswith("erlang") and not getattr(erlang, name).__doc__
+    ]
+    same(undocumented, [], "and has a docstring")
+    for name in ("Atom", "Pid", "Bitstring"):
+        same(getattr(erlang, name).__module__, "erlang", f"{name} is found by pickle")
+    e = erlang.ErlangError(Atom("badarith"))
+    same((str(e), e.error_class, e.reason), ("error:badarith", "error", Atom("badarith")), "error")
+    same(str(erlang.ErlangError((Atom("a"), 1), "exit")), "exit:(Atom('a'), 1)", "other reasons")
+    e = pickle.loads(pickle.dumps(erlang.TimeoutError("late", "exit", [1])))
+    same((e.reason, e.error_class, e.stacktrace), ("late", "exit", [1]), "pickled error")
+    ok(isinstance(e, TimeoutError) and isinstance(e, RuntimeError), "two TimeoutErrors in one")
+
+
+def docstrings():
+    """Every example in a docstring is true."""
+    names = {name: getattr(erlang, name) for name in erlang.__all__}
+    finder = doctest.DocTestFinder(recurse=False)
+    runner = doctest.DocTestRunner(verbose=False)
+    tried = 0
+    for name, x in [("erlang", erlang), *names.items()]:
+        if name != "erlang" and not getattr(x, "__module__", "").startswith("erlang"):
+            continue
+        text = []
+        for test in finder.find(x, name, module=False, globs=dict(names)):
+            tried += runner.run(test, out=text.append).attempted
+    ok(runner.failures == 0 and tried > 10, f"{tried} examples", runner.failures)
+
+
+for run in (
+    atoms,
+    identities,
+    bitstrings,
+    converters,
+    changes,
+    there_and_back,
+    all_tags,
+    no_leak,
+    package,
+    docstrings,
+):
+    run()
