@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <ei.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -144,7 +145,7 @@ static int node_cb_listen(void *ctx, void *addr, int *len, int backlog) {
 
     setsockopt(s->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(s->fd, addr, size) < 0 || getsockname(s->fd, addr, &size) < 0 ||
-        listen(s->fd, backlog) < 0)
+        listen(s->fd, backlog) < 0 || fcntl(s->fd, F_SETFL, O_NONBLOCK) < 0)
         return errno;
     *len = (int)size;
     return 0;
