@@ -167,8 +167,8 @@ static int etf_skip_head(struct etf *r, uint64_t *more) {
         *more = 3;
         break;
     case ETF_NEW_FUN: /* its own size is not to be trusted: some releases send a wrong one */
-        n = 34;
-        *more = left < 34 ? 0 : 4 + (uint64_t)etf_be32(p + 30);
+        n = 30;
+        *more = left < 30 ? 0 : 4 + (uint64_t)etf_be32(p + 26);
         break;
     default:
         return -1;

@@ -21,6 +21,7 @@ static struct {
     int target, max;
     size_t limit;
     struct exec_row queue;
+    _Atomic size_t ready;  /* in the queue */
     _Atomic size_t queued; /* in the queue and in lanes */
     _Atomic size_t load;   /* queued and running */
     struct request *table[EXEC_TABLE];
@@ -57,6 +58,10 @@ void exec_init(int target, int max, size_t limit, const struct exec_hooks *hooks
     exec_cond_init(&exec.ended);
 }
 
+size_t exec_ready(void) {
+    return atomic_load_explicit(&exec.ready, memory_order_relaxed);
+}
+
 size_t exec_queued(void) {
     return atomic_load_explicit(&exec.queued, memory_order_relaxed);
 }
@@ -76,6 +81,8 @@ static void exec_row_append(struct exec_row *row, struct request *r) {
     else
         row->head = r;
     row->tail = r;
+    if (row == &exec.queue)
+        atomic_fetch_add_explicit(&exec.ready, 1, memory_order_relaxed);
 }
 
 static void exec_row_remove(struct request *r) {
@@ -85,6 +92,8 @@ static void exec_row_remove(struct request *r) {
     *(r->next ? &r->next->prev : &row->tail) = r->prev;
     r->row = NULL;
     r->next = r->prev = NULL;
+    if (row == &exec.queue)
+        atomic_fetch_sub_explicit(&exec.ready, 1, memory_order_relaxed);
 }
 
 /* The table: every request that has not ended, by the reference that cancels it. */
@@ -149,7 +158,7 @@ bool exec_push(struct request *r) {
 struct request *exec_pop(struct exec_worker *w) {
     struct request *r;
 
-    if (exec_queued() == 0)
+    if (exec_ready() == 0)
         return NULL;
     exec_lock();
     r = exec.queue.head;
@@ -386,7 +395,7 @@ static void *exec_main(void *arg) {
 
     exec.hooks.start(w);
     for (;;) {
-        if (exec_queued() > 0) {
+        if (exec_ready() > 0) {
             atomic_store(&w->state, EXEC_ENTERING);
             exec.hooks.serve(w);
         }

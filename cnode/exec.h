@@ -100,7 +100,9 @@ void exec_announce(exec_put_cb *put);
 /* One look by the io thread: adds threads when requests wait and the others are blocked. */
 void exec_supervise(int64_t now);
 
-/* Requests that wait, and those that have not ended; without the lock. */
+/* Requests that a worker could take now; those that wait, behind others of their lane, too; and
+ * those that have not ended. Without the lock. */
+size_t exec_ready(void);
 size_t exec_queued(void);
 size_t exec_load(void);
 

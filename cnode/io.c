@@ -413,7 +413,7 @@ bool io_lead(uint32_t me) {
 
     if (!io_take_lead(me))
         return false;
-    while (exec_queued() == 0 && !atomic_load(&io.stopping)) {
+    while (exec_ready() == 0 && !atomic_load(&io.stopping)) {
         int n = io_wait(me, events, -1, true);
 
         if (n < 0)
@@ -432,7 +432,7 @@ static void io_stand_in(void) {
     exec_announce(route_put);
     io_flush_all();
     while (!atomic_load(&io.stopping)) {
-        size_t before = exec_queued();
+        size_t before = exec_ready();
         int n;
 
         exec_supervise(exec_now());
@@ -440,7 +440,7 @@ static void io_stand_in(void) {
         if (n < 0)
             return;
         io_dispatch(events, n);
-        if (n > 0 && exec_queued() > 0) {
+        if (n > 0 && exec_ready() > 0) {
             exec_announce(route_put);
             io_flush_all();
         }

@@ -103,13 +103,9 @@ static int main_run(void) {
         return py_run_script();
     py_leave();
     status = leave_wait();
-    if (leave_stop()) {
-        py_enter();
-        py_done();
-        return status;
-    }
-    py_enter(); /* something still runs: write out what Python has buffered, and go */
-    py_flush();
+    leave_stop();
+    py_enter();
+    py_done();
     _exit(status);
 }
 

@@ -373,7 +373,7 @@ int node_publish(struct err *e) {
     }
     if (erl_errno == EIO)
         return err_set(e, EX_TEMPFAIL, "epmd: the name %s is taken by a running node",
-                       ei_thisalivename(&node.cnode));
+                       node_name());
     return err_set(e, EX_UNAVAILABLE, "epmd: cannot register: %s", strerror(erl_errno));
 }
 
@@ -467,7 +467,7 @@ static void *node_handshake_main(void *arg) {
     fd = ei_accept_tmo(&node.cnode, node.listener, &peer, NODE_HANDSHAKE_SECONDS * 1000);
     if (fd < 0) {
         stats_add(STATS_HANDSHAKES_FAILED, 1);
-        log_info("handshake: failed: %s",
+        log_warning("handshake: failed: %s",
                  h->evicted ? "made room for a newer one" : strerror(erl_errno));
         if (node_accepted >= 0)
             close(node_accepted);

@@ -245,11 +245,8 @@ int py_run_script(void) {
 }
 
 void py_done(void) {
-    Py_FinalizeEx();
-}
-
-void py_flush(void) {
-    PyRun_SimpleString("import sys\n"
+    PyRun_SimpleString("import atexit, sys\n"
+                       "atexit._run_exitfuncs()\n"
                        "for f in (sys.stdout, sys.stderr):\n"
                        "    f and f.flush()\n");
 }

@@ -22,11 +22,10 @@ int py_import(const struct options *o, struct err *e);
 /* Runs the script, module or code and ends the interpreter: the exit status. */
 int py_run_script(void);
 
-/* Ends the interpreter (inside, main thread): exit handlers, buffers. */
+/* What a node without a script does last (inside, main thread): runs the exit handlers and
+ * writes out what is buffered. The interpreter is not ended, for that waits for the threads that
+ * Python code has started, which nobody told to end. */
 void py_done(void);
-
-/* Writes out what Python has buffered for stdout and stderr, when it cannot be ended. */
-void py_flush(void);
 
 void py_attach(void);
 void py_detach(void);

@@ -761,6 +761,12 @@ static int py_encode_subclass(struct py_encode *e, PyObject *obj) {
     return 1;
 }
 
+/* numpy's arrays are lists of numbers; other buffers (array.array, mmap, ctypes) are bytes, also
+ * if they have a tolist(). */
+static bool py_encode_is_numpy_like(PyObject *obj) {
+    return PyObject_HasAttrString(obj, "__array_interface__");
+}
+
 /* What is not of an exact builtin type. */
 static int py_encode_other(struct py_encode *e, PyObject *obj) {
     PyObject *converter;
@@ -774,6 +780,8 @@ static int py_encode_other(struct py_encode *e, PyObject *obj) {
         return status;
     }
     status = py_encode_subclass(e, obj);
+    if (status == 1 && !py_encode_is_numpy_like(obj))
+        status = py_encode_buffer(e, obj);
     if (status == 1)
         status = py_encode_tolist(e, obj);
     if (status == 1)

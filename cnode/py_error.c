@@ -198,7 +198,16 @@ static PyObject *py_error_fetch(PyObject **trace) {
     return value;
 }
 
-void py_error_take(struct buf *reason, struct buf *stack) {
+static void py_error_put_line(char *line, size_t size, PyObject *name, PyObject *message) {
+    PyObject *text = name && message ? PyUnicode_FromFormat("%U: %U", name, message) : NULL;
+    PyObject *bytes = py_error_utf8(text);
+
+    snprintf(line, size, "%s", bytes ? PyBytes_AS_STRING(bytes) : "unknown error");
+    Py_XDECREF(bytes);
+    Py_XDECREF(text);
+}
+
+void py_error_take(struct buf *reason, struct buf *stack, char *line, size_t size) {
     PyObject *trace = NULL, *exception = py_error_fetch(&trace);
     PyObject *name = exception ? py_error_type_name(exception) : NULL;
     PyObject *message = exception ? py_error_message(exception) : NULL;
@@ -209,23 +218,29 @@ void py_error_take(struct buf *reason, struct buf *stack) {
     py_error_put_atom(reason, name);
     py_error_put_text(reason, message);
     py_error_put_stack(stack, trace);
+    if (line)
+        py_error_put_line(line, size, name, message);
+    PyErr_Clear();
     Py_XDECREF(message);
     Py_XDECREF(name);
     Py_XDECREF(exception);
     Py_XDECREF(trace);
 }
 
-void py_error_line(char *line, size_t size) {
-    PyObject *trace = NULL, *exception = py_error_fetch(&trace);
-    PyObject *text = exception ? py_error_join(py_error_type_name(exception), ": ",
-                                               py_error_message(exception))
-                               : NULL;
-    PyObject *bytes = text ? py_error_utf8(text) : NULL;
+int py_error_init(void) {
+    PyObject *builtins = PyEval_GetBuiltins(), *key, *value; /* borrowed */
+    Py_ssize_t at = 0;
 
-    snprintf(line, size, "%s", bytes ? PyBytes_AS_STRING(bytes) : "unknown error");
-    PyErr_Clear();
-    Py_XDECREF(bytes);
-    Py_XDECREF(text);
-    Py_XDECREF(exception);
-    Py_XDECREF(trace);
+    while (PyDict_Next(builtins, &at, &key, &value)) {
+        const char *name = PyExceptionClass_Check(value) ? PyUnicode_AsUTF8(key) : NULL;
+        PyObject *atom;
+
+        if (!name)
+            continue;
+        atom = py_atom_intern((struct slice){(const uint8_t *)name, strlen(name)});
+        if (!atom)
+            return -1;
+        Py_DECREF(atom);
+    }
+    return 0;
 }

@@ -9,10 +9,10 @@
 
 /* Takes the exception that is set. Appends {python_error, Type, Message} to reason and a list of
  * {Module, Function, Arity, [{file, F}, {line, L}]} to stack, the innermost frame first. Never
- * fails: what cannot be told is left out. */
-void py_error_take(struct buf *reason, struct buf *stack);
+ * fails: what cannot be told is left out. line, unless NULL, gets "ValueError: message". */
+void py_error_take(struct buf *reason, struct buf *stack, char *line, size_t size);
 
-/* Takes the exception that is set as one line, "ValueError: message", for the log. */
-void py_error_line(char *line, size_t size);
+/* Makes the atoms of Python's own exceptions, so that a full atom table does not hide them. */
+int py_error_init(void);
 
 #endif

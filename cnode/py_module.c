@@ -10,6 +10,7 @@
 #include "py_call.h"
 #include "py_decode.h"
 #include "py_encode.h"
+#include "py_error.h"
 #include "py_server.h"
 #include "py_types.h"
 
@@ -212,7 +213,7 @@ int py_module_load(const struct options *o) {
              o->none_atom);
     procs_init(py_defer);
     module = PyImport_ImportModule("_erlang");
-    if (!module || py_call_init(o) < 0) {
+    if (!module || py_call_init(o) < 0 || py_error_init() < 0) {
         Py_XDECREF(module);
         return -1;
     }

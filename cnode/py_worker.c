@@ -72,15 +72,13 @@ static void py_worker_fail(struct request *r, struct buf *out, struct buf *exit)
         etf_put_atom_slice(&reason, r->module);
         etf_put_atom_slice(&reason, r->function);
         etf_put_nil(&stack);
-    } else if (py_worker_is_unheard(r)) {
-        py_error_line(line, sizeof line);
-        py_leave();
-        py_worker_log(r, line);
-        py_enter();
-        etf_put_atom(&reason, "python_error");
-        etf_put_nil(&stack);
     } else {
-        py_error_take(&reason, &stack);
+        py_error_take(&reason, &stack, line, sizeof line);
+        if (py_worker_is_unheard(r)) {
+            py_leave();
+            py_worker_log(r, line);
+            py_enter();
+        }
     }
     request_reply_error(r, out, py_worker_slice(&reason), py_worker_slice(&stack));
     etf_put_tuple(exit, 2);

@@ -524,7 +524,7 @@ static void test_threads(void) {
     ok(listed >= TARGET && listed <= MAX, "the workers can be listed");
 }
 
-/* One that blocks holds exec_stop() up, but not longer than told. */
+/* One that blocks holds exec_stop_wait() up, but not longer than told. */
 static void test_stop(void) {
     struct request *r = request(0, "late", NULL);
     int threads;
@@ -532,11 +532,12 @@ static void test_stop(void) {
     served = 0;
     push(0, "block", NULL);
     ok(supervise_until(&inside, 1), "one request blocks");
-    ok(!exec_stop(0.05), "exec_stop does not wait for it for ever");
+    exec_stop_begin();
+    ok(!exec_stop_wait(0.05), "exec_stop_wait does not wait for it for ever");
     ok(!exec_push(r), "a pool that stops takes nothing");
     request_free(r);
     change(&release, 1);
-    ok(exec_stop(SECONDS), "once it has ended all threads end");
+    ok(exec_stop_wait(SECONDS), "once it has ended all threads end");
     threads = 0;
     exec_list(list_cb, &threads);
     is_int(threads, 0, "no worker is left");

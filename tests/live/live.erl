@@ -40,11 +40,10 @@ run(Module) ->
     Ctx = Module:setup(),
     Tests = Module:tests(Ctx),
     io:format("1..~b~n", [length(Tests) + 1]),
-    Numbered = lists:zip(lists:seq(1, length(Tests)), Tests),
-    Behind = [{N, Name, start_case(Fun)} || {N, {background, Name, Fun}} <- Numbered],
-    Front = [report(N, Name, finish_case(start_case(Fun))) || {N, {Name, Fun}} <- Numbered],
-    Back = [report(N, Name, finish_case(Case)) || {N, Name, Case} <- Behind],
-    Last = report(length(Tests) + 1, "the nodes leave with status 0 on SIGTERM, nothing odd in their logs",
+    Behind = [{Name, start_case(Fun)} || {background, Name, Fun} <- Tests],
+    Front = [report(Name, finish_case(start_case(Fun))) || {Name, Fun} <- Tests],
+    Back = [report(Name, finish_case(Case)) || {Name, Case} <- Behind],
+    Last = report("the nodes leave with status 0 on SIGTERM, nothing odd in their logs",
                   finish_case(start_case(fun end_nodes/0))),
     lists:all(fun(Ok) -> Ok end, [Last | Front ++ Back]).
 
@@ -69,11 +68,11 @@ finish_case({Pid, Ref}) ->
     [os_kill(Proc) || {Proc, #{owner := Owner}} <- ets:tab2list(live_os), Owner =:= Pid],
     Result.
 
-report(N, Name, passed) ->
-    io:format("ok ~b - ~ts~n", [N, Name]),
+report(Name, passed) ->
+    io:format("ok - ~ts~n", [Name]),
     true;
-report(N, Name, Failure) ->
-    io:format("not ok ~b - ~ts~n", [N, Name]),
+report(Name, Failure) ->
+    io:format("not ok - ~ts~n", [Name]),
     diagnose(failure_text(Failure)),
     false.
 

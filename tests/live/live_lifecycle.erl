@@ -178,7 +178,7 @@ cookie_files() ->
     ?assertMatch({0, _, _}, run(["--check-config" | With])),
     ok = file:write_file(File, "\n"),
     refused(78, File, With),
-    ok = file:write_file(File, "has a space"),
+    ok = file:write_file(File, "has a \x01"),
     refused(78, File, With),
     ok = file:delete(File),
     refused(78, File, With).

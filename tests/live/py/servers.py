@@ -49,12 +49,12 @@ class Counter:
             raise ValueError(request[1])
         if request[0] == "gate":
             gate.wait(request[1])
-        self.seen.append(("cast", request))
+        self.seen.append((erlang.Atom("cast"), request))
 
     def handle_info(self, message):
         if message[0] == "fail":
             raise ValueError(message[1])
-        self.seen.append(("info", message))
+        self.seen.append((erlang.Atom("info"), message))
 
 
 class Bulletin:
