@@ -60,6 +60,7 @@ static const struct {
 static bool dist_field_ok(char kind, struct slice term) {
     switch (kind) {
     case 'f':
+    case 't':
         return term.data[0] == ETF_NEW_PID || term.data[0] == ETF_PID ||
                term.data[0] == ETF_SMALL_ATOM_UTF8 || term.data[0] == ETF_ATOM_UTF8;
     case 'r':
@@ -216,10 +217,9 @@ void dist_put_alias_send(struct buf *b, struct slice from, struct slice alias) {
 }
 
 void dist_put_exit(struct buf *b, struct slice from, struct slice to) {
-    dist_put_head(b, 3, DIST_PAYLOAD_EXIT);
+    dist_put_head(b, 4, DIST_EXIT);
     etf_put_slice(b, from);
     etf_put_slice(b, to);
-    etf_put_version(b);
 }
 
 void dist_put_monitor_exit(struct buf *b, struct slice from, struct slice to, struct slice ref) {

@@ -24,6 +24,7 @@ static struct {
     _Atomic size_t ready;  /* in the queue */
     _Atomic size_t queued; /* in the queue and in lanes */
     _Atomic size_t load;   /* queued and running */
+    size_t unannounced;    /* of these, have a process whose pid the caller does not know yet */
     struct request *table[EXEC_TABLE];
     struct exec_worker *workers, *idle;
     int n_workers, n_idle;
@@ -133,6 +134,10 @@ static void exec_table_remove(struct request *r) {
 
 /* The queue. */
 
+static bool exec_is_unannounced(const struct request *r) {
+    return r->pid_id != 0 && !r->announced && !r->answering;
+}
+
 bool exec_push(struct request *r) {
     bool room;
 
@@ -142,6 +147,7 @@ bool exec_push(struct request *r) {
         struct exec_lane *lane = r->lane;
 
         exec_table_add(r);
+        exec.unannounced += exec_is_unannounced(r);
         atomic_fetch_add_explicit(&exec.queued, 1, memory_order_relaxed);
         if (lane && lane->busy) {
             exec_row_append(&lane->waiting, r);
@@ -179,6 +185,7 @@ bool exec_claim(struct request *r) {
 
     exec_lock();
     wanted = !r->abandoned;
+    exec.unannounced -= exec_is_unannounced(r);
     r->answering = true;
     exec_unlock();
     return wanted;
@@ -212,6 +219,7 @@ void exec_finish(struct exec_worker *w, struct request *r) {
 static void exec_withdraw(struct request *r) {
     bool in_queue = r->row == &exec.queue;
 
+    exec.unannounced -= exec_is_unannounced(r);
     exec_row_remove(r);
     exec_table_remove(r);
     atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
@@ -286,6 +294,7 @@ struct request *exec_exit(uint32_t id, uint32_t serial, struct slice reason, exe
     r = exec_find_pid_locked(id, serial);
     if (r && !r->abandoned && !r->answering) {
         r->abandoned = true;
+        exec.unannounced -= exec_is_unannounced(r);
         request_reply_exit(r, &out, reason);
         put(r, &out);
         if (r->row) {
@@ -304,10 +313,11 @@ void exec_announce(exec_put_cb *put) {
     if (exec_load() == 0)
         return;
     exec_lock();
-    for (int i = 0; i < EXEC_TABLE; i++)
+    for (int i = 0; i < EXEC_TABLE && exec.unannounced > 0; i++)
         for (struct request *r = exec.table[i]; r; r = r->table_next) {
-            if (r->announced || r->answering || r->abandoned)
+            if (!exec_is_unannounced(r))
                 continue;
+            exec.unannounced--;
             request_announce(r, &out);
             put(r, &out);
             out.len = 0;

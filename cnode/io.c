@@ -440,7 +440,7 @@ static void io_stand_in(void) {
         if (n < 0)
             return;
         io_dispatch(events, n);
-        if (n > 0 && exec_ready() > 0) {
+        if (n > 0 && exec_load() > 0) {
             exec_announce(route_put);
             io_flush_all();
         }

@@ -23,7 +23,9 @@ static struct {
     double drain_timeout;
     int64_t deadline;
     sem_t told;
-    _Atomic int terms; /* SIGTERM and leave_request() so far */
+    _Atomic int terms; /* SIGTERM so far */
+    _Atomic bool requested;
+    pthread_t main;
     bool stopped, all_ended;
 } leave;
 
@@ -49,6 +51,7 @@ static void leave_install(int signo, void (*handler)(int)) {
 
 int leave_init(double drain_timeout, bool script, struct err *e) {
     leave.drain_timeout = drain_timeout;
+    leave.main = pthread_self();
     if (sem_init(&leave.told, 0, 0) < 0)
         return err_set(e, EX_OSERR, "signals: no semaphore");
     leave_install(SIGPIPE, SIG_IGN);
@@ -61,9 +64,11 @@ int leave_init(double drain_timeout, bool script, struct err *e) {
     return 0;
 }
 
+/* Through the signal, so that a script's own handler decides as it does for any SIGTERM. */
 void leave_request(void) {
-    if (atomic_fetch_add(&leave.terms, 1) == 0)
-        sem_post(&leave.told);
+    route_drain();
+    if (!atomic_exchange(&leave.requested, true))
+        pthread_kill(leave.main, SIGTERM);
 }
 
 void leave_drain_begin(void) {

@@ -1,6 +1,6 @@
 /* leave.h - how the node goes: signals, drain, and stopping in the reverse order of the start.
  *
- * The main thread's, but for leave_request(), which is any thread's and a signal handler's.
+ * The main thread's, but for leave_request(), which is any thread's.
  * Without the GIL, as it waits for threads that need it.
  */
 #ifndef PYNODE_LEAVE_H

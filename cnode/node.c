@@ -35,7 +35,6 @@ enum {
     NODE_BACKLOG = 128,
     NODE_EPMD_RETRY_MS = 200,
     NODE_EPMD_START_SECONDS = 5,
-    NODE_EPMD_MS = 5000,
 };
 
 /* What a BEAM needs and libei does not offer: SPAWN (rpc and erpc), ALIAS, and
@@ -329,12 +328,12 @@ int node_epmd_port(void) {
 
 /* Runs `epmd -daemon`, which returns at once. */
 static int node_start_epmd(void) {
-    char *argv[] = {"epmd", "-daemon", NULL};
+    char *arguments[] = {"epmd", "-daemon", NULL};
     pid_t pid;
     int status;
 
-    if (posix_spawn(&pid, PYNODE_EPMD, NULL, NULL, argv, environ) != 0 &&
-        posix_spawnp(&pid, "epmd", NULL, NULL, argv, environ) != 0)
+    if (posix_spawn(&pid, PYNODE_EPMD, NULL, NULL, arguments, environ) != 0 &&
+        posix_spawnp(&pid, "epmd", NULL, NULL, arguments, environ) != 0)
         return -1;
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
@@ -348,9 +347,10 @@ static void node_pause(int ms) {
     nanosleep(&t, NULL);
 }
 
-/* Tries once: the descriptor, or -1 with erl_errno. */
+/* Tries once: the descriptor, or -1 with erl_errno. Not with a time limit: ei_publish_tmo() makes
+ * EIO of a refused connection, which is how a name that is taken looks. */
 static int node_register(void) {
-    return ei_publish_tmo(&node.cnode, node.port, NODE_EPMD_MS);
+    return ei_publish(&node.cnode, node.port);
 }
 
 int node_publish(struct err *e) {
@@ -443,19 +443,16 @@ static struct conn *node_shaken(int fd, const char *peer) {
 
 static void node_handshake_ended(struct node_handshake *h) {
     struct node_handshake **at = &node.handshakes;
-    bool resume;
 
     pthread_mutex_lock(&node.lock);
     while (*at != h)
         at = &(*at)->next;
     *at = h->next;
     node.n_handshakes--;
-    resume = !node.accepting;
-    node.accepting = true;
+    if (!node.accepting)
+        io_set_accepting(node.accepting = true);
     pthread_mutex_unlock(&node.lock);
     free(h);
-    if (resume)
-        io_set_accepting(true);
 }
 
 static void *node_handshake_main(void *arg) {
@@ -488,7 +485,7 @@ static void node_evict_locked(void) {
         h->evicted = true;
         shutdown(h->fd, SHUT_RDWR);
     }
-    node.accepting = false;
+    io_set_accepting(node.accepting = false);
 }
 
 static void node_shake(int fd) {
@@ -519,10 +516,8 @@ void node_accept(void) {
         if (full)
             node_evict_locked();
         pthread_mutex_unlock(&node.lock);
-        if (full) {
-            io_set_accepting(false);
+        if (full)
             return;
-        }
         fd = accept4(node.listener, NULL, NULL, SOCK_CLOEXEC);
         if (fd < 0)
             return;

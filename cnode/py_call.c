@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "py_call.h"
+#include "py_atom.h"
 #include "py_decode.h"
 
 #include <stdlib.h>
@@ -214,6 +215,10 @@ static PyObject *py_call_with(PyObject *callable, PyObject *args) {
     return result;
 }
 
+static PyObject *py_call_ok(void) {
+    return py_atom_intern((struct slice){(const uint8_t *)"ok", 2});
+}
+
 /* pynode:reload() forgets what was looked up; pynode:reload(Module) also loads it anew. */
 static PyObject *py_call_reload(PyObject *args) {
     PyObject *importlib, *done = NULL;
@@ -221,7 +226,7 @@ static PyObject *py_call_reload(PyObject *args) {
     for (int i = 0; i < PY_CALL_CACHE; i++)
         py_call_forget(&py_calls.cache[i]);
     if (PyList_GET_SIZE(args) == 0)
-        return PyUnicode_FromString("ok");
+        return py_call_ok();
     if (PyList_GET_SIZE(args) > 1 || !PyUnicode_Check(PyList_GET_ITEM(args, 0))) {
         PyErr_SetString(PyExc_TypeError, "pynode:reload() takes one module's name");
         return NULL;
@@ -240,7 +245,7 @@ static PyObject *py_call_reload(PyObject *args) {
     }
     Py_XDECREF(importlib);
     Py_XDECREF(done);
-    return done ? PyUnicode_FromString("ok") : NULL;
+    return done ? py_call_ok() : NULL;
 }
 
 PyObject *py_call(const struct request *r) {

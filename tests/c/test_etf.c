@@ -63,7 +63,10 @@ static const struct sample samples[] = {
     SAMPLE("REFERENCE", "\x65" NODE "\x00\x00\x00\x01\x02"),
     SAMPLE("EXPORT", "\x71\x77\x01m\x77\x01"
                      "f\x61\x02"),
-    SAMPLE("NEW_FUN", "\x70\x00\x00\x00\x06\xaa\xbb"),
+    SAMPLE("NEW_FUN", "\x70\x00\x00\x00\x29\x01"
+                      "0123456789abcdef"
+                      "\x00\x00\x00\x02\x00\x00\x00\x01"
+                      "\x77\x01m\x61\x02\x61\x03\x58" NODE "\0\0\0\1\0\0\0\2\0\0\0\3\x6a"),
     SAMPLE("nested", "\x68\x02\x6c\x00\x00\x00\x01\x74\x00\x00\x00\x01\x6a\x6a\x6a\x77\x01z"),
 };
 

@@ -370,7 +370,7 @@ static const struct encode_row {
     {"List([1])", "6c00000001 6101 6a"},
     {"collections.OrderedDict(a=1)", "7400000001 6d00000001 61 6101"},
     {"Array([1, [2]])", "6c00000002 6101 6c00000001 6102 6a 6a"},
-    {"array.array('d', [1.5])", "6c00000001 463ff8000000000000 6a"},
+    {"array.array('b', [1, -1])", "6d00000002 01ff"},
     {"ctypes.c_uint16(0xff00)", "6d00000002 00ff"},
     {"Bitstring(b'ab')", "6d00000002 6162"},
     {"Bitstring(b'')", "6d00000000"},

@@ -18,7 +18,7 @@ Python at all | <Python\.h>|\bPyObject\b|\bPy_(INCREF|DECREF)\b | py*.[ch] main.
 asyncio | asyncio | py_loop.c
 making threads | \bpthread_create\b | exec.c io.c py_executor.c node.c
 the environment | \b(secure_)?getenv\b|\benviron\b | options.c node.c
-the command line | \bargv\b | options.[ch] main.c
+the command line | \bargv\b | options.[ch] main.c py.c
 END
 }
 

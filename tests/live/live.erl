@@ -17,6 +17,7 @@
 
 -define(CASE_LIMIT, 60000).
 -define(WAIT_LIMIT, 15000).
+-define(GIVE_UP, 3).
 
 %%% ------------------------------------------------------------------ the run
 
@@ -24,6 +25,7 @@
 main([Module]) ->
     process_flag(trap_exit, true),
     ets:new(live_os, [named_table, public, ordered_set]),
+    ets:new(live_count, [named_table]),
     io:setopts([{encoding, unicode}]),
     try run(Module) of
         true -> halt(0);
