@@ -20,13 +20,13 @@ struct conn {
     struct conn *next, **at;
     uint8_t *in;
     size_t in_start, in_len, in_cap;
-    size_t want;           /* length of the large frame being read, or 0 */
-    uint64_t received;     /* bytes, ever */
+    size_t want;                       /* length of the large frame being read, or 0 */
+    uint64_t received;                 /* bytes, ever */
     uint64_t tick_received, tick_sent; /* as they were at the last tick */
-    int64_t ticked;        /* when a tick was last answered */
-    int silent;            /* ticks in a row that brought nothing */
-    bool paused;           /* not read until the outbox is shorter */
-    uint32_t events;       /* what epoll watches */
+    int64_t ticked;                    /* when a tick was last answered */
+    int silent;                        /* ticks in a row that brought nothing */
+    bool paused;                       /* not read until the outbox is shorter */
+    uint32_t events;                   /* what epoll watches */
 };
 
 enum conn_result { CONN_MORE, CONN_EMPTY, CONN_CLOSED };

@@ -18,7 +18,8 @@ int dist_next(const uint8_t *data, size_t len, size_t max, size_t *total) {
     return len >= *total;
 }
 
-/* The fields of each control tuple after its number, in order: f from, t to, r ref, i id,
+/* The fields of each control tuple after its number, in order: f from, w from (a pid or
+ * a name), t to, r ref, i id,
  * x reason, m mfa, o opts, - ignored (cookie, trace token, group leader, flags). `+` at the
  * end: a payload follows; `!` a payload follows and is the reason. */
 static const struct {
@@ -38,14 +39,14 @@ static const struct {
     [DIST_EXIT2_TT] = {DIST_EXIT2, "ft-x"},
     [DIST_MONITOR] = {DIST_MONITOR, "ftr"},
     [DIST_DEMONITOR] = {DIST_DEMONITOR, "ftr"},
-    [DIST_MONITOR_EXIT] = {DIST_MONITOR_EXIT, "ftrx"},
+    [DIST_MONITOR_EXIT] = {DIST_MONITOR_EXIT, "wtrx"},
     [DIST_SEND_SENDER] = {DIST_SEND, "ft+"},
     [DIST_SEND_SENDER_TT] = {DIST_SEND, "ft-+"},
     [DIST_PAYLOAD_EXIT] = {DIST_EXIT, "ft!"},
     [DIST_PAYLOAD_EXIT_TT] = {DIST_EXIT, "ft-!"},
     [DIST_PAYLOAD_EXIT2] = {DIST_EXIT2, "ft!"},
     [DIST_PAYLOAD_EXIT2_TT] = {DIST_EXIT2, "ft-!"},
-    [DIST_PAYLOAD_MONITOR_EXIT] = {DIST_MONITOR_EXIT, "ftr!"},
+    [DIST_PAYLOAD_MONITOR_EXIT] = {DIST_MONITOR_EXIT, "wtr!"},
     [DIST_SPAWN_REQUEST] = {DIST_SPAWN_REQUEST, "rf-mo+"},
     [DIST_SPAWN_REQUEST_TT] = {DIST_SPAWN_REQUEST, "rf-mo-+"},
     [DIST_SPAWN_REPLY] = {DIST_SPAWN_REPLY, "rt-x"},
@@ -60,9 +61,12 @@ static const struct {
 static bool dist_field_ok(char kind, struct slice term) {
     switch (kind) {
     case 'f':
+        return term.data[0] == ETF_NEW_PID || term.data[0] == ETF_PID;
     case 't':
+    case 'w':
         return term.data[0] == ETF_NEW_PID || term.data[0] == ETF_PID ||
-               term.data[0] == ETF_SMALL_ATOM_UTF8 || term.data[0] == ETF_ATOM_UTF8;
+               term.data[0] == ETF_SMALL_ATOM_UTF8 || term.data[0] == ETF_ATOM_UTF8 ||
+               term.data[0] == ETF_SMALL_ATOM || term.data[0] == ETF_ATOM;
     case 'r':
         return term.data[0] == ETF_NEWER_REF || term.data[0] == ETF_NEW_REFERENCE;
     case 'i':
@@ -80,6 +84,7 @@ static bool dist_field_ok(char kind, struct slice term) {
 static struct slice *dist_field(struct dist_msg *msg, char kind) {
     switch (kind) {
     case 'f':
+    case 'w':
         return &msg->from;
     case 't':
         return &msg->to;
@@ -217,9 +222,17 @@ void dist_put_alias_send(struct buf *b, struct slice from, struct slice alias) {
 }
 
 void dist_put_exit(struct buf *b, struct slice from, struct slice to) {
+    dist_put_head(b, 3, DIST_PAYLOAD_EXIT);
+    etf_put_slice(b, from);
+    etf_put_slice(b, to);
+    etf_put_version(b);
+}
+
+void dist_put_noproc(struct buf *b, struct slice from, struct slice to) {
     dist_put_head(b, 4, DIST_EXIT);
     etf_put_slice(b, from);
     etf_put_slice(b, to);
+    etf_put_atom(b, "noproc");
 }
 
 void dist_put_monitor_exit(struct buf *b, struct slice from, struct slice to, struct slice ref) {

@@ -73,16 +73,17 @@ int dist_next(const uint8_t *data, size_t len, size_t max, size_t *total);
 int dist_parse(const uint8_t *frame, size_t total, struct dist_msg *msg, const char **why);
 
 /* Writing: dist_begin() opens a frame, one dist_put_*() writes the control message, for those
- * marked (+payload, +reason) the caller appends that term, dist_end() closes the frame: 0, or -1
+ * marked (+payload) the caller appends the payload term, dist_end() closes the frame: 0, or -1
  * (and the frame is taken back) when it is longer than the protocol allows (2^31-1 bytes). */
 size_t dist_begin(struct buf *b);
 int dist_end(struct buf *b, size_t begin);
 
-void dist_put_tick(struct buf *b); /* a frame of its own, no begin and end */
-void dist_put_send(struct buf *b, struct slice to);                             /* +payload */
+void dist_put_tick(struct buf *b);                  /* a frame of its own, no begin and end */
+void dist_put_send(struct buf *b, struct slice to); /* +payload */
 void dist_put_reg_send(struct buf *b, struct slice from, struct slice name);    /* +payload */
 void dist_put_alias_send(struct buf *b, struct slice from, struct slice alias); /* +payload */
-void dist_put_exit(struct buf *b, struct slice from, struct slice to);          /* +reason */
+void dist_put_exit(struct buf *b, struct slice from, struct slice to);          /* +payload */
+void dist_put_noproc(struct buf *b, struct slice from, struct slice to);        /* to a LINK */
 void dist_put_monitor_exit(struct buf *b, struct slice from, struct slice to,
                            struct slice ref); /* +payload: the reason */
 void dist_put_spawn_reply(struct buf *b, struct slice ref, struct slice to, int flags,

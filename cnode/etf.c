@@ -371,8 +371,7 @@ void etf_put_slice(struct buf *b, struct slice term) {
     buf_put(b, term.data, term.len);
 }
 
-void etf_put_pid(struct buf *b, const char *node, uint32_t id, uint32_t serial,
-                 uint32_t creation) {
+void etf_put_pid(struct buf *b, const char *node, uint32_t id, uint32_t serial, uint32_t creation) {
     uint8_t *p;
 
     *etf_room(b, 1) = ETF_NEW_PID;

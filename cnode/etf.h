@@ -70,7 +70,7 @@ int etf_get_version(struct etf *r);
 int etf_get_tuple(struct etf *r, uint32_t *arity);
 int etf_get_list(struct etf *r, uint32_t *len); /* LIST_EXT's header, or NIL as length 0 */
 int etf_get_nil(struct etf *r);
-int etf_get_integer(struct etf *r, int64_t *value); /* also SMALL_BIG that fits */
+int etf_get_integer(struct etf *r, int64_t *value);  /* also SMALL_BIG that fits */
 int etf_get_atom(struct etf *r, struct slice *name); /* UTF-8 (or ASCII Latin-1) text, no copy */
 int etf_get_term(struct etf *r, struct slice *term); /* any whole term, its encoded bytes */
 

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 
 enum {
-    EXEC_TABLE = 4096,        /* buckets of the table of requests, a power of two */
-    EXEC_IDLE_SECONDS = 10,   /* after which a thread beyond the target leaves */
-    EXEC_GROWTH_MAX = 64,     /* threads added at one look */
-    EXEC_LOOK_NS = 100000,    /* the shortest time between two looks at a processor clock */
-    EXEC_BUSY_SHARE = 10,     /* blocked: less than 1/10 of the time on a processor */
+    EXEC_TABLE = 4096,      /* buckets of the table of requests, a power of two */
+    EXEC_IDLE_SECONDS = 10, /* after which a thread beyond the target leaves */
+    EXEC_GROWTH_MAX = 64,   /* threads added at one look */
+    EXEC_LOOK_NS = 100000,  /* the shortest time between two looks at a processor clock */
+    EXEC_BUSY_SHARE = 10,   /* blocked: less than 1/10 of the time on a processor */
 };
 
 static struct {
@@ -367,8 +367,7 @@ static bool exec_sleep(struct exec_worker *w) {
     while (!w->woken && !exec.stopping) {
         if (exec.n_workers <= exec.target) {
             pthread_cond_wait(&w->wake, &exec.lock);
-        } else if (pthread_cond_timedwait(&w->wake, &exec.lock, &until) == ETIMEDOUT &&
-                   !w->woken) {
+        } else if (pthread_cond_timedwait(&w->wake, &exec.lock, &until) == ETIMEDOUT && !w->woken) {
             stay = exec.n_workers <= exec.target;
             break;
         }

@@ -20,14 +20,14 @@
 
 enum {
     IO_EVENTS = 64,
-    IO_READS = 16,            /* reads of one connection before the others have their turn */
-    IO_HIGH = 4 << 20,        /* bytes in an outbox from which on the peer is not read */
-    IO_LOW = 1 << 20,         /* and below which it is read again */
-    IO_TICKS = 4,             /* ticks in a net_ticktime */
-    IO_SPIN_NS = 50000,       /* a worker that leads looks this long before it sleeps */
-    IO_NAP_NS = 250000,       /* the io thread's looks at a leader that may be stuck */
-    IO_QUIET_NAPS = 16,       /* naps without traffic, after which the io thread sleeps */
-    IO_WAITING_MS = 1,        /* between looks at the pool while requests wait */
+    IO_READS = 16,      /* reads of one connection before the others have their turn */
+    IO_HIGH = 4 << 20,  /* bytes in an outbox from which on the peer is not read */
+    IO_LOW = 1 << 20,   /* and below which it is read again */
+    IO_TICKS = 4,       /* ticks in a net_ticktime */
+    IO_SPIN_NS = 50000, /* a worker that leads looks this long before it sleeps */
+    IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
+    IO_QUIET_NAPS = 16, /* naps without traffic, after which the io thread sleeps */
+    IO_WAITING_MS = 1,  /* between looks at the pool while requests wait */
 };
 
 /* What an epoll event is about: one of these addresses, or a connection. */

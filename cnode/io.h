@@ -11,12 +11,12 @@
 #include "err.h"
 
 struct io_settings {
-    int listener;          /* a listening socket; io waits for it, accept() takes what comes */
-    int net_ticktime;      /* seconds */
-    size_t max_frame;      /* bytes */
-    void (*accept)(void);  /* the listener is readable; must not block */
-    void (*epmd)(void);    /* epmd has closed the connection that keeps the name */
-    void (*report)(void);  /* SIGUSR1: print the native state */
+    int listener;         /* a listening socket; io waits for it, accept() takes what comes */
+    int net_ticktime;     /* seconds */
+    size_t max_frame;     /* bytes */
+    void (*accept)(void); /* the listener is readable; must not block */
+    void (*epmd)(void);   /* epmd has closed the connection that keeps the name */
+    void (*report)(void); /* SIGUSR1: print the native state */
 };
 
 int io_init(const struct io_settings *settings, struct err *e);

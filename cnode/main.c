@@ -81,8 +81,7 @@ static int main_start(const char *program, struct err *e) {
     io.max_frame = options.max_frame;
     if (io_init(&io, e) < 0)
         return -1;
-    exec_init(options.workers, options.max_workers, (size_t)options.queue_size,
-              &py_worker_hooks);
+    exec_init(options.workers, options.max_workers, (size_t)options.queue_size, &py_worker_hooks);
     if (io_start(e) < 0)
         return -1;
     if (exec_start() < 0)

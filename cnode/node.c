@@ -29,8 +29,8 @@
 extern char **environ;
 
 enum {
-    NODE_HANDSHAKES = 64,          /* at a time; the oldest makes room for a newer one */
-    NODE_HANDSHAKE_SECONDS = 7,    /* as net_setuptime */
+    NODE_HANDSHAKES = 64,       /* at a time; the oldest makes room for a newer one */
+    NODE_HANDSHAKE_SECONDS = 7, /* as net_setuptime */
     NODE_HANDSHAKE_STACK = 256 << 10,
     NODE_BACKLOG = 128,
     NODE_EPMD_RETRY_MS = 200,
@@ -58,8 +58,8 @@ struct node_handshake {
 static struct {
     ei_cnode cnode;
     int listener, port;
-    int epmd; /* the connection that keeps the name */
-    pthread_mutex_t lock; /* guards what follows */
+    int epmd;                          /* the connection that keeps the name */
+    pthread_mutex_t lock;              /* guards what follows */
     struct node_handshake *handshakes; /* the newest first */
     int n_handshakes;
     bool accepting;
@@ -372,8 +372,7 @@ int node_publish(struct err *e) {
         return 0;
     }
     if (erl_errno == EIO)
-        return err_set(e, EX_TEMPFAIL, "epmd: the name %s is taken by a running node",
-                       node_name());
+        return err_set(e, EX_TEMPFAIL, "epmd: the name %s is taken by a running node", node_name());
     return err_set(e, EX_UNAVAILABLE, "epmd: cannot register: %s", strerror(erl_errno));
 }
 
@@ -465,7 +464,7 @@ static void *node_handshake_main(void *arg) {
     if (fd < 0) {
         stats_add(STATS_HANDSHAKES_FAILED, 1);
         log_warning("handshake: failed: %s",
-                 h->evicted ? "made room for a newer one" : strerror(erl_errno));
+                    h->evicted ? "made room for a newer one" : strerror(erl_errno));
         if (node_accepted >= 0)
             close(node_accepted);
     }

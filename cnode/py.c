@@ -49,8 +49,7 @@ void py_defer(void *object) {
     pthread_mutex_lock(&py_deferred.lock);
     if (py_deferred.len == py_deferred.cap) {
         py_deferred.cap = py_deferred.cap ? py_deferred.cap * 2 : 16;
-        py_deferred.items =
-            realloc(py_deferred.items, py_deferred.cap * sizeof *py_deferred.items);
+        py_deferred.items = realloc(py_deferred.items, py_deferred.cap * sizeof *py_deferred.items);
         if (!py_deferred.items)
             fatal("memory: cannot keep %zu references", py_deferred.cap);
     }

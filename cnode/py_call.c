@@ -56,8 +56,7 @@ static bool py_call_allowed(struct slice module, struct slice function) {
     for (size_t i = 0; i < allow->len; i++) {
         const char *item = allow->items[i], *colon = strchr(item, ':');
 
-        if (!colon && py_call_text_is(module, item, strlen(item)) &&
-            !py_call_has_private(function))
+        if (!colon && py_call_text_is(module, item, strlen(item)) && !py_call_has_private(function))
             return true;
         if (colon && py_call_text_is(module, item, (size_t)(colon - item)) &&
             py_call_text_is(function, colon + 1, strlen(colon + 1)))
@@ -258,8 +257,10 @@ PyObject *py_call(const struct request *r) {
         return NULL;
     }
     if (own && !etf_atom_is(r->function, "reload")) {
-        PyErr_Format(PyExc_AttributeError, "the node has no function pynode:%.*s with these "
-                     "arguments", (int)r->function.len, (const char *)r->function.data);
+        PyErr_Format(PyExc_AttributeError,
+                     "the node has no function pynode:%.*s with these "
+                     "arguments",
+                     (int)r->function.len, (const char *)r->function.data);
         return NULL;
     }
     if (!own && !(callable = py_call_lookup(r->module, r->function)))

@@ -8,7 +8,7 @@
 #include <Python.h>
 
 enum {
-    PY_ERROR_FRAMES = 64,  /* the innermost; a recursion error has a thousand alike */
+    PY_ERROR_FRAMES = 64, /* the innermost; a recursion error has a thousand alike */
     PY_ERROR_CAUSES = 8,
 };
 
@@ -133,9 +133,8 @@ static void py_error_put_frame(struct buf *out, PyObject *trace) {
     Py_ssize_t len = bytes ? PyBytes_GET_SIZE(bytes) : 0;
 
     etf_put_tuple(out, 4);
-    py_error_put_atom(out, globals && PyDict_Check(globals)
-                               ? PyDict_GetItemString(globals, "__name__")
-                               : NULL);
+    py_error_put_atom(
+        out, globals && PyDict_Check(globals) ? PyDict_GetItemString(globals, "__name__") : NULL);
     py_error_put_atom(out, function);
     etf_put_integer(out, code ? py_error_number(code, "co_argcount") : 0);
     etf_put_list(out, 2);

@@ -188,20 +188,19 @@ PyMODINIT_FUNC PyInit__erlang(void) {
 
 /* A script is the main thread's; the node leaves with it, and SIGTERM ends it after the drain,
  * unless the script has a handler of its own. */
-static const char py_module_script_setup[] =
-    "def _pynode_setup():\n"
-    "    import atexit, os, signal, _erlang\n"
-    "    atexit.register(_erlang._leave)\n"
-    "    draining = []\n"
-    "    def terminate(signo, frame):\n"
-    "        if draining:\n"
-    "            os._exit(128 + signo)\n"
-    "        draining.append(True)\n"
-    "        _erlang._drain()\n"
-    "        raise SystemExit(0)\n"
-    "    signal.signal(signal.SIGTERM, terminate)\n"
-    "_pynode_setup()\n"
-    "del _pynode_setup\n";
+static const char py_module_script_setup[] = "def _pynode_setup():\n"
+                                             "    import atexit, os, signal, _erlang\n"
+                                             "    atexit.register(_erlang._leave)\n"
+                                             "    draining = []\n"
+                                             "    def terminate(signo, frame):\n"
+                                             "        if draining:\n"
+                                             "            os._exit(128 + signo)\n"
+                                             "        draining.append(True)\n"
+                                             "        _erlang._drain()\n"
+                                             "        raise SystemExit(0)\n"
+                                             "    signal.signal(signal.SIGTERM, terminate)\n"
+                                             "_pynode_setup()\n"
+                                             "del _pynode_setup\n";
 
 int py_module_load(const struct options *o) {
     PyObject *module;
@@ -209,8 +208,7 @@ int py_module_load(const struct options *o) {
     py_module_options = o;
     py_decode_settings.strings_as_bytes = o->strings_as_bytes;
     py_encode_settings.unconvertible_str = o->unconvertible_str;
-    snprintf(py_encode_settings.none_atom, sizeof py_encode_settings.none_atom, "%s",
-             o->none_atom);
+    snprintf(py_encode_settings.none_atom, sizeof py_encode_settings.none_atom, "%s", o->none_atom);
     procs_init(py_defer);
     module = PyImport_ImportModule("_erlang");
     if (!module || py_call_init(o) < 0 || py_error_init() < 0) {

@@ -14,7 +14,7 @@
 #include "stats.h"
 
 enum {
-    PY_WORKER_CONNS = 16,       /* connections with answers that have not been written yet */
+    PY_WORKER_CONNS = 16,        /* connections with answers that have not been written yet */
     PY_WORKER_FLUSH_NS = 100000, /* the longest an answer waits for others in the same batch */
 };
 
@@ -132,8 +132,7 @@ static void py_worker_flush(struct py_worker_batch *batch) {
 }
 
 /* Runs one request to its end and leaves its answer in the connection's outbox. */
-static void py_worker_run(struct exec_worker *w, struct request *r,
-                          struct py_worker_batch *batch) {
+static void py_worker_run(struct exec_worker *w, struct request *r, struct py_worker_batch *batch) {
     PyObject *result = py_worker_call(r);
     struct buf *out = &w->out, exit = {0};
 

@@ -37,8 +37,7 @@ bool request_own_pid(struct slice pid, uint32_t *id, uint32_t *serial) {
     if (pid.len < 1 || pid.data[0] != ETF_NEW_PID)
         return false;
     r = (struct etf){pid.data + 1, pid.data + pid.len};
-    if (etf_get_atom(&r, &node) < 0 || etf_left(&r) != 12 ||
-        !etf_atom_is(node, request_self.node))
+    if (etf_get_atom(&r, &node) < 0 || etf_left(&r) != 12 || !etf_atom_is(node, request_self.node))
         return false;
     *id = etf_be32(r.p);
     *serial = etf_be32(r.p + 4);
@@ -192,8 +191,8 @@ static struct slice request_tag_alias(struct slice tag) {
     uint32_t n;
 
     if (tag.len > 0 && tag.data[0] == ETF_LIST && etf_get_list(&r, &n) == 0 && n == 1 &&
-        etf_get_atom(&r, &atom) == 0 && etf_atom_is(atom, "alias") &&
-        etf_get_term(&r, &ref) == 0 && ref.data[0] == ETF_NEWER_REF)
+        etf_get_atom(&r, &atom) == 0 && etf_atom_is(atom, "alias") && etf_get_term(&r, &ref) == 0 &&
+        ref.data[0] == ETF_NEWER_REF)
         return ref;
     return (struct slice){0};
 }
@@ -342,8 +341,7 @@ void request_announce(struct request *r, struct buf *out) {
     r->announced = true;
     begin = dist_begin(out);
     request_put_pid(&self, r->pid_id, r->pid_serial);
-    dist_put_spawn_reply(out, r->ref, r->from, r->spawn_flags,
-                         (struct slice){self.data, self.len});
+    dist_put_spawn_reply(out, r->ref, r->from, r->spawn_flags, (struct slice){self.data, self.len});
     request_end(out, begin);
     buf_done(&self);
 }

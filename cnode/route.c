@@ -216,8 +216,7 @@ static void route_features(struct conn *c, struct slice from) {
 }
 
 /* {From, {sbcast, Name, Msg}}: delivers Msg and says whether there was somebody. */
-static void route_sbcast(struct conn *c, struct slice from, struct etf *body,
-                         struct frame *frame) {
+static void route_sbcast(struct conn *c, struct slice from, struct etf *body, struct frame *frame) {
     struct etf at = *body;
     struct dist_msg info = {.op = DIST_REG_SEND, .to = {body->p, 0}};
     struct slice name;
@@ -353,11 +352,12 @@ static void route_watch(struct conn *c, const struct dist_msg *msg) {
     if (route_is_alive(msg->to, &always) || !procs_unwatch(c, msg->from, msg->to, msg->ref))
         return;
     begin = dist_begin(&route.out);
-    if (msg->op == DIST_MONITOR)
+    if (msg->op == DIST_MONITOR) {
         dist_put_monitor_exit(&route.out, msg->to, msg->from, msg->ref);
-    else
-        dist_put_exit(&route.out, msg->to, msg->from);
-    etf_put_atom(&route.out, "noproc");
+        etf_put_atom(&route.out, "noproc");
+    } else {
+        dist_put_noproc(&route.out, msg->to, msg->from);
+    }
     route_send(c, &route.out, begin);
 }
 

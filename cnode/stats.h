@@ -8,16 +8,16 @@
 #include "buf.h"
 
 enum stats_counter {
-    STATS_CALLS,      /* requests that were run */
-    STATS_ERRORS,     /* of these, ended in a Python exception */
-    STATS_CANCELLED,  /* taken off the queue because nobody waits any more */
-    STATS_REFUSED,    /* overloaded, draining */
-    STATS_DROPPED,    /* messages to nobody */
+    STATS_CALLS,     /* requests that were run */
+    STATS_ERRORS,    /* of these, ended in a Python exception */
+    STATS_CANCELLED, /* taken off the queue because nobody waits any more */
+    STATS_REFUSED,   /* overloaded, draining */
+    STATS_DROPPED,   /* messages to nobody */
     STATS_FRAMES_IN,
     STATS_BYTES_IN,
     STATS_BYTES_OUT,
     STATS_PINGS,
-    STATS_CONNECTS,   /* handshakes that succeeded */
+    STATS_CONNECTS, /* handshakes that succeeded */
     STATS_HANDSHAKES_FAILED,
     STATS_LEAD_TAKEN, /* times the io thread took the lead from a worker in Python */
     STATS_END

@@ -18,6 +18,7 @@
 -define(CASE_LIMIT, 60000).
 -define(WAIT_LIMIT, 15000).
 -define(GIVE_UP, 3).
+-define(SLOW, 1000).
 
 %%% ------------------------------------------------------------------ the run
 
@@ -51,8 +52,8 @@ run(Module) ->
 
 start_case(Fun) ->
     spawn_monitor(fun() ->
-                          try Fun() of
-                              _ -> exit(passed)
+                          try timed(Fun) of
+                              {Took, _} -> exit({passed, Took})
                           catch
                               C:R:S -> exit({failed, C, R, S})
                           end
@@ -66,17 +67,26 @@ finish_case({Pid, Ref}) ->
                      exit(Pid, kill),
                      receive {'DOWN', Ref, process, Pid, _} -> {too_long, Where} end
              end,
-    Result =:= passed orelse diagnose_nodes([self(), Pid]),
+    element(1, Result) =:= passed orelse diagnose_nodes([self(), Pid]),
     [os_kill(Proc) || {Proc, #{owner := Owner}} <- ets:tab2list(live_os), Owner =:= Pid],
     Result.
 
-report(Name, passed) ->
+report(Name, {passed, Took}) ->
+    Took < ?SLOW orelse note("~.1f s:", [Took / 1000]),
     io:format("ok - ~ts~n", [Name]),
     true;
 report(Name, Failure) ->
     io:format("not ok - ~ts~n", [Name]),
     diagnose(failure_text(Failure)),
+    give_up(Failure),
     false.
+
+%% A node that answers nothing would cost a minute a case.
+give_up({too_long, _}) ->
+    Count = ets:update_counter(live_count, too_long, 1, {too_long, 0}),
+    Count < ?GIVE_UP orelse throw({given_up, Count, cases_took_too_long});
+give_up(_) ->
+    ok.
 
 %% An assertion of assert.hrl has its facts in a list: one a line reads better than ~p of it all.
 failure_text({failed, error, {Kind, Facts}, Stack}) when is_list(Facts), is_atom(Kind) ->

@@ -169,6 +169,7 @@ timeout_cancels(N) ->
     First = gen_server:send_request({queued, N}, {gate, Port, first}),
     Door = live:entered(Gate),
     ?assertMatch({timeout, _}, live:exit_of(fun() -> gen_server:call({queued, N}, {add, 100}, 200) end)),
+    pong = net_adm:ping(N), % the node knows by now
     live:open(Door),
     ?assertEqual({reply, first}, gen_server:wait_response(First, live:ms(5000))),
     ?assertEqual(0, gen_server:call({queued, N}, get)).
@@ -240,6 +241,7 @@ monitor_running(N) ->
     Failing = spawn(N, gate, fail, [Port, <<"over">>]),
     FailDoor = live:entered(Gate),
     FailRef = monitor(process, Failing),
+    pong = net_adm:ping(N),
     live:open(FailDoor),
     ?assertMatch({{python_error, 'ValueError', <<"over">>}, [{gate, fail, 2, _} | _]}, down(FailRef, Failing)),
     ?assertEqual([], live:flush()).

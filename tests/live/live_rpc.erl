@@ -341,6 +341,7 @@ spawned(N) ->
     Waiting = spawn(N, gate, wait, [Port]),
     Door = live:entered(Gate),
     Ref = monitor(process, Waiting),
+    pong = net_adm:ping(N), % the node knows by now
     live:open(Door),
     ?assertEqual(normal, live:expect(5000, fun({'DOWN', R, process, P, Why}) when R =:= Ref, P =:= Waiting -> {ok, Why} end)).
 
