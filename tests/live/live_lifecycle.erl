@@ -281,13 +281,20 @@ epmd_names(Port) ->
     case gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}]) of
         {ok, Socket} ->
             ok = gen_tcp:send(Socket, <<1:16, $n>>),
-            Answer = gen_tcp:recv(Socket, 0, 2000),
+            Answer = epmd_answer(Socket, <<>>),
             gen_tcp:close(Socket),
             case Answer of
-                {ok, <<_:32, Names/binary>>} -> Names;
+                <<_:32, Names/binary>> -> Names;
                 _ -> error
             end;
         {error, _} -> error
+    end.
+
+%% All that epmd says until it closes: it may come in pieces.
+epmd_answer(Socket, Sofar) ->
+    case gen_tcp:recv(Socket, 0, 2000) of
+        {ok, More} -> epmd_answer(Socket, <<Sofar/binary, More/binary>>);
+        {error, _} -> Sofar
     end.
 
 epmd_absent() ->

@@ -4,7 +4,7 @@
 %% read them, tick by tick. Pids and references of the feigned node are made from their bytes.
 -module(wire).
 
--export([raw/1, connect/1, connect/2, hello/2, pid/2, ref/2, ctl/2, ctl/3, frame/1, send/2,
+-export([raw/1, connect/1, connect/2, hello/2, pid/2, ref/2, ctl/2, ctl/3, bytes/1, frame/1, send/2,
          next/1, next/2, ping/2, pong/2, closed/1, closed/2, call/5, reply/2, any_reply/1]).
 
 %% What OTP 25 holds to be mandatory up to OTP 29, and SPAWN, ALIAS, UNLINK_ID.
@@ -73,10 +73,14 @@ atom(Name) ->
 
 %% Frames around a control message, without and with a payload.
 ctl(Peer, Control) ->
-    send(Peer, frame([112, term_to_binary(Control)])).
+    send(Peer, frame([112, bytes(Control)])).
 
 ctl(Peer, Control, Payload) ->
-    send(Peer, frame([112, term_to_binary(Control), term_to_binary(Payload)])).
+    send(Peer, frame([112, bytes(Control), bytes(Payload)])).
+
+%% As nodes write it: with atoms in UTF-8, which OTP 25 leaves out by default.
+bytes(Term) ->
+    term_to_binary(Term, [{minor_version, 2}]).
 
 frame(Data) ->
     [<<(iolist_size(Data)):32>>, Data].
