@@ -34,7 +34,7 @@ static PyObject *py_module_register(PyObject *self, PyObject *args) {
     (void)self;
     if (!PyArg_ParseTuple(args, "sO:register", &name, &obj) || py_server_register(name, obj) < 0)
         return NULL;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(py_module_unregister_doc,
@@ -47,7 +47,7 @@ static PyObject *py_module_unregister(PyObject *self, PyObject *args) {
     (void)self;
     if (!PyArg_ParseTuple(args, "s:unregister", &name) || py_server_unregister(name) < 0)
         return NULL;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(py_module_converter_doc,
@@ -64,7 +64,7 @@ static PyObject *py_module_converter(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OO:register_converter", &type, &converter) ||
         py_encode_register(type, converter) < 0)
         return NULL;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(py_module_send_doc,
@@ -78,7 +78,7 @@ static PyObject *py_module_send(PyObject *self, PyObject *args) {
     (void)self;
     if (!PyArg_ParseTuple(args, "OO:send", &dest, &term) || py_server_send(dest, term) < 0)
         return NULL;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(py_module_node_doc, "node()\n--\n\n"
@@ -138,7 +138,7 @@ static PyObject *py_module_leave(PyObject *self, PyObject *unused) {
     py_leave();
     leave_stop();
     py_enter();
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *py_module_drain(PyObject *self, PyObject *unused) {
@@ -154,7 +154,7 @@ static PyObject *py_module_drain(PyObject *self, PyObject *unused) {
         if (PyErr_CheckSignals() < 0)
             return NULL;
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMethodDef py_module_methods[] = {
