@@ -35,7 +35,8 @@ static char io_is_listener, io_is_wake, io_is_timer, io_is_epmd;
 
 static struct {
     struct io_settings settings;
-    int epoll, timer, epmd;
+    int epoll, timer;
+    _Atomic int epmd; /* also written by the thread that registers again */
     struct wake wake;
     struct leader leader;
     pthread_t thread;

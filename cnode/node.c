@@ -58,7 +58,7 @@ struct node_handshake {
 static struct {
     ei_cnode cnode;
     int listener, port;
-    int epmd;                          /* the connection that keeps the name */
+    _Atomic int epmd;                  /* the connection that keeps the name */
     pthread_mutex_t lock;              /* guards what follows */
     struct node_handshake *handshakes; /* the newest first */
     int n_handshakes;

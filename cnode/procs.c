@@ -186,15 +186,17 @@ struct watch *procs_end(struct slice to) {
     return list;
 }
 
-void procs_forget_conn(const struct conn *conn) {
+int procs_forget_conn(const struct conn *conn) {
     struct watch *list = NULL, *next;
+    int n = 0;
 
     pthread_mutex_lock(&procs.lock);
     for (int i = 0; i < PROCS_TABLE; i++)
         list = procs_take_locked(&procs.watches[i], conn, NULL, list);
     pthread_mutex_unlock(&procs.lock);
-    for (; list; list = next) {
+    for (; list; list = next, n++) {
         next = list->next;
         free(list);
     }
+    return n;
 }

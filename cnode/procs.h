@@ -19,7 +19,7 @@ struct proc {
 
 struct watch {
     struct watch *next;
-    struct conn *conn; /* not counted: procs_forget_conn() is called before it goes */
+    struct conn *conn; /* whose reference the caller of procs_watch() has given */
     bool link;
     struct slice from, to, ref; /* into bytes; a link has no ref */
     uint8_t bytes[];
@@ -52,7 +52,7 @@ struct watch *procs_end(struct slice to);
 /* Whether anything is watched at all; without the lock. */
 bool procs_watched(void);
 
-/* Drops all watches of a connection that is gone. */
-void procs_forget_conn(const struct conn *conn);
+/* Drops all watches of a connection that is gone: how many. */
+int procs_forget_conn(const struct conn *conn);
 
 #endif

@@ -12,8 +12,8 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-/* Seconds a busy Python thread may keep the GIL while others want it. docs/design.md has the
- * measurement: at Python's own 5 ms a call waits 5 ms behind a computing thread, at this half a
+/* Seconds a busy Python thread may keep the GIL while others want it. bench/gil.py
+ * measures it: at Python's own 5 ms a call waits 5 ms behind a computing thread, at this half a
  * millisecond, and throughput is the same. */
 #define PY_SWITCH_INTERVAL "0.0005"
 

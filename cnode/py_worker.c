@@ -80,6 +80,7 @@ static void py_worker_fail(struct request *r, struct buf *out, struct buf *exit)
             py_enter();
         }
     }
+    route_told(r);
     request_reply_error(r, out, py_worker_slice(&reason), py_worker_slice(&stack));
     etf_put_tuple(exit, 2);
     etf_put_slice(exit, py_worker_slice(&reason));

@@ -66,9 +66,23 @@ static void route_tell(struct watch *list, struct slice reason) {
         etf_put_slice(&out, reason);
         route_send(list->conn, &out, begin);
         io_flush(list->conn);
+        conn_unref(list->conn);
         free(list);
     }
     buf_done(&out);
+}
+
+/* Drops one watch; each holds a reference to its connection. */
+static bool route_unwatch(struct conn *c, struct slice from, struct slice to, struct slice ref) {
+    if (!procs_unwatch(c, from, to, ref))
+        return false;
+    conn_unref(c);
+    return true;
+}
+
+void route_told(const struct request *r) {
+    if (r->kind == REQUEST_SERVER_CALL && r->ref.data)
+        route_unwatch(r->conn, r->from, r->to, r->ref);
 }
 
 static void route_pid_ended(uint32_t id, uint32_t serial, struct slice reason) {
@@ -109,7 +123,8 @@ static void route_cancelled(struct request *r) {
 void route_closed(struct conn *c) {
     struct request *r, *next;
 
-    procs_forget_conn(c);
+    for (int n = procs_forget_conn(c); n > 0; n--)
+        conn_unref(c);
     for (r = exec_cancel_conn(c); r; r = next) {
         next = r->next;
         route_cancelled(r);
@@ -118,6 +133,7 @@ void route_closed(struct conn *c) {
 
 static void route_refuse(struct request *r, const char *why) {
     stats_add(STATS_REFUSED, 1);
+    route_told(r);
     request_refuse(r, &route.out, why);
     route_put(r, &route.out);
     route_free(r);
@@ -149,6 +165,10 @@ static void route_to_proc(struct conn *c, struct proc *p, const struct dist_msg 
 bool route_deliver(struct proc *p, const struct dist_msg *msg, struct frame *frame) {
     struct request *r = request_from_server(msg, frame);
 
+    if (r->kind == REQUEST_SERVER_CALL) { /* whom to answer is nobody of this node's */
+        r->kind = REQUEST_SERVER_INFO;
+        r->args = msg->payload;
+    }
     r->target = p;
     r->lane = &p->lane;
     if (!route_draining() && exec_push(r)) {
@@ -348,8 +368,8 @@ static void route_watch(struct conn *c, const struct dist_msg *msg) {
 
     if (route_is_alive(msg->to, &always) && always)
         return;
-    procs_watch(c, msg->from, msg->to, msg->ref);
-    if (route_is_alive(msg->to, &always) || !procs_unwatch(c, msg->from, msg->to, msg->ref))
+    procs_watch(conn_ref(c), msg->from, msg->to, msg->ref);
+    if (route_is_alive(msg->to, &always) || !route_unwatch(c, msg->from, msg->to, msg->ref))
         return;
     begin = dist_begin(&route.out);
     if (msg->op == DIST_MONITOR) {
@@ -365,7 +385,7 @@ static void route_watch(struct conn *c, const struct dist_msg *msg) {
 static void route_demonitor(struct conn *c, const struct dist_msg *msg) {
     struct request *r;
 
-    procs_unwatch(c, msg->from, msg->to, msg->ref);
+    route_unwatch(c, msg->from, msg->to, msg->ref);
     r = exec_cancel(c, msg->ref);
     if (r)
         route_cancelled(r);
@@ -374,7 +394,7 @@ static void route_demonitor(struct conn *c, const struct dist_msg *msg) {
 static void route_unlink(struct conn *c, const struct dist_msg *msg) {
     size_t begin;
 
-    procs_unwatch(c, msg->from, msg->to, (struct slice){0});
+    route_unwatch(c, msg->from, msg->to, (struct slice){0});
     if (msg->op == DIST_UNLINK)
         return;
     begin = dist_begin(&route.out);
@@ -393,7 +413,7 @@ static void route_exit(struct conn *c, const struct dist_msg *msg) {
     bool atom = etf_get_atom(&at, &name) == 0;
 
     if (msg->op == DIST_EXIT)
-        procs_unwatch(c, msg->from, msg->to, (struct slice){0});
+        route_unwatch(c, msg->from, msg->to, (struct slice){0});
     if (p) {
         route_exit_message(c, p, msg);
         return;

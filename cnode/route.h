@@ -22,6 +22,9 @@ void route_closed(struct conn *c);
 /* A request has ended: tells who watches its process beside the caller, and frees it. */
 void route_ended(struct request *r, struct slice reason);
 
+/* r is answered through its caller's own monitor, which is gone with that. */
+void route_told(const struct request *r);
+
 /* A registered name is taken away: its watchers get DOWN with reason (an atom's text). */
 void route_unregistered(struct proc *p, const char *reason);
 

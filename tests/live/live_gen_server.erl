@@ -23,6 +23,7 @@ tests(#{node := N}) ->
      {"a reply that cannot be converted is that call's error", fun() -> bad_reply(N) end},
      {"a request that cannot be converted is that call's error", fun() -> bad_request(N) end},
      {"a cast or a message whose handler raises leaves the object at work", fun() -> cast_raises(N) end},
+     {"a '$gen_call' sent by Python itself is a message, and ends nobody", fun() -> own_gen_call(N) end},
      {"an object without handlers answers a call with an error", fun() -> no_handler(N) end},
      {"a time-out leaves no late reply in the mailbox", fun() -> timeout_litter(N) end},
      {"a time-out cancels a request that is still queued", fun() -> timeout_cancels(N) end},
@@ -146,6 +147,11 @@ cast_raises(N) ->
     ok = gen_server:cast({sturdy, N}, {good}),
     ?assertEqual([{cast, {good}}], gen_server:call({sturdy, N}, seen)),
     true = demonitor(Ref, [info]).
+
+own_gen_call(N) ->
+    [none = rpc:call(N, servers, start, [Name, <<"Counter">>]) || Name <- [caller_py, callee_py]],
+    none = gen_server:call({caller_py, N}, {send_as_call, callee_py, self()}),
+    ?assertEqual([{info, {'$gen_call', {self(), 1}, 7}}], gen_server:call({callee_py, N}, seen)).
 
 no_handler(N) ->
     ?assertMatch({{{python_error, 'AttributeError', _}, _}, {gen_server, call, _}},

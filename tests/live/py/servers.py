@@ -32,6 +32,9 @@ class Counter:
     def call_echo(self, term):
         return term
 
+    def call_send_as_call(self, name, caller):
+        erlang.send(name, (erlang.Atom("$gen_call"), (caller, 1), 7))
+
     def call_fail(self, text):
         raise ValueError(text)  # mark: call_fail
 
