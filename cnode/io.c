@@ -97,7 +97,6 @@ int io_init(const struct io_settings *settings, struct err *e) {
 /* Connections. */
 
 static void io_close(struct conn *c, const char *why) {
-    log_info("conn %s: closed: %s", c->peer, why);
     epoll_ctl(io.epoll, EPOLL_CTL_DEL, c->fd, NULL);
     outbox_close(&c->out);
     shutdown(c->fd, SHUT_RDWR);
@@ -107,6 +106,7 @@ static void io_close(struct conn *c, const char *why) {
         c->next->at = c->at;
     pthread_mutex_unlock(&io.added_lock);
     route_closed(c);
+    log_info("conn %s: closed: %s", c->peer, why);
     conn_unref(c);
 }
 
@@ -119,7 +119,8 @@ static void io_set_events(struct conn *c, bool full) {
         c->paused = true;
     else if (waiting < IO_LOW)
         c->paused = false;
-    events = (c->paused ? 0u : EPOLLIN) | (full ? EPOLLOUT : 0u);
+    /* A paused one waits for room in any case: it may be a worker that writes the last byte. */
+    events = (c->paused ? 0u : EPOLLIN) | (full || c->paused ? EPOLLOUT : 0u);
     if (events != c->events) {
         c->events = events;
         io_rewatch(c->fd, events, c);

@@ -535,7 +535,7 @@ killed_with_queue() ->
     spawn(P, ?MODULE, fill, [N, 50, self()]),
     receive filled -> ok end,
     live:kill(Peer),
-    live:wait_line(Node, "conn " ++ atom_to_list(P) ++ ": "),
+    live:wait_line(Node, "conn " ++ atom_to_list(P) ++ ": closed"),
     live:open(Door),
     ?assertEqual(none, erpc:call(N, box, get, [<<"killed">>])),
     ?assertEqual(pong, net_adm:ping(N)).
