@@ -41,6 +41,7 @@ static struct {
     struct leader leader;
     pthread_t thread;
     _Atomic bool stopping;
+    _Atomic bool standing; /* the io thread waits for events, as the leader or as it believes */
     _Atomic bool report, reopen;
 
     /* The io thread sleeps on these when there is no traffic. */
@@ -392,6 +393,8 @@ static int io_wait(uint32_t me, struct epoll_event *events, int timeout, bool sp
 /* The io thread has to look after a leader that goes away; wakes it if it sleeps. */
 static void io_leave(void) {
     leader_away(&io.leader);
+    if (atomic_load(&io.standing)) /* it lost the lead while it waited and does not know yet */
+        wake_set(&io.wake);
     if (atomic_exchange(&io.asleep, false)) {
         pthread_mutex_lock(&io.nap_lock);
         pthread_cond_signal(&io.nap_wake);
@@ -415,6 +418,7 @@ bool io_lead(uint32_t me) {
 
     if (!io_take_lead(me))
         return false;
+    io.traffic = exec_now(); /* answers have just left: the next requests may be on their way */
     while (exec_ready() == 0 && !atomic_load(&io.stopping)) {
         int n = io_wait(me, events, -1, true);
 
@@ -438,7 +442,9 @@ static void io_stand_in(void) {
         int n;
 
         exec_supervise(exec_now());
+        atomic_store(&io.standing, true);
         n = io_wait(LEADER_IO, events, before > 0 ? IO_WAITING_MS : -1, false);
+        atomic_store(&io.standing, false);
         if (n < 0)
             return;
         io_dispatch(events, n);

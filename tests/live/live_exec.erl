@@ -13,6 +13,8 @@ tests(Node = #{node := N}) ->
      {"fifty calls that sleep 0.1 s take about 0.1 s together", fun fifty_sleeps/0},
      {"the pool is bounded by --max-workers", fun bounded/0},
      {"calls that wait do not hold up one that computes", fun() -> waiting(N) end},
+     {"what comes while the reading thread is in Python is seen at once", fun unattended/0},
+     {"a call sent together with one that computes does not stall", fun behind_a_long_one/0},
      {"calls that compute do not hold up pings, casts or the queue", fun() -> computing(N) end},
      {"a full queue answers overloaded at once, and pings go on", fun queue_full/0},
      {"a burst past the queue: each caller gets one outcome", fun burst/0},
@@ -77,6 +79,30 @@ waiting(N) ->
     ?assertEqual(2.0, live:within(1000, fun() -> erpc:call(N, math, sqrt, [4]) end)),
     [live:open(Door) || Door <- Doors],
     [?assertEqual(none, erpc:receive_response(Call, live:ms(10000))) || Call <- Calls].
+
+%% Whoever reads the sockets runs what it has read; while it waits there, another has to read.
+%% Each step is a way by which the lead can have changed hands before.
+unattended() ->
+    #{node := N} = live:pynode(),
+    Gate = #{port := Port} = live:gate(),
+    Begin = fun() -> live:within(1000, fun() -> Pid = spawn(N, gate, wait, [Port]), {Pid, live:entered(Gate)} end) end,
+    Soon = fun(Want, Fun) -> ?assertEqual(Want, live:within(1000, Fun)) end,
+    [begin
+         {Pid, Door} = Begin(),
+         Soon(pong, fun() -> net_adm:ping(N) end),
+         {_, Other} = Begin(),
+         Soon(2.0, fun() -> erpc:call(N, math, sqrt, [4]) end),
+         live:open(Other),
+         Ref = monitor(process, Pid),
+         I rem 2 =:= 0 andalso exit(Pid, enough),
+         Soon(pong, fun() -> net_adm:ping(N) end),
+         live:open(Door),
+         Soon(true, fun() -> receive {'DOWN', Ref, process, Pid, _} -> true end end),
+         {_, Next} = Begin(),
+         Quick = erpc:send_request(N, math, sqrt, [9]),
+         Soon(3.0, fun() -> erpc:receive_response(Quick) end),
+         live:open(Next)
+     end || I <- lists:seq(1, 20)].
 
 computing(N) ->
     Gate = #{port := Port} = live:gate(),
@@ -276,3 +302,15 @@ printing() ->
     live:eventually(fun() -> live:stdout(Node) =:= <<"line one\n">> end),
     none = erpc:call(N, builtins, print, [<<"žluť"/utf8>>, 2]),
     live:eventually(fun() -> live:stdout(Node) =:= <<"line one\nžluť 2\n"/utf8>> end).
+
+%% The io thread once slept on when a worker had read both requests and was away with the first.
+behind_a_long_one() ->
+    [begin
+         Node = #{node := N} = live:pynode(),
+         2.0 = erpc:call(N, math, sqrt, [4]),
+         Long = erpc:send_request(N, spin, seconds, [1.0]),
+         {Took, 3.0} = live:timed(fun() -> erpc:call(N, math, sqrt, [9]) end),
+         ?assert(Took < live:ms(500)),
+         _ = erpc:receive_response(Long, live:ms(10000)),
+         0 = live:stop(Node)
+     end || _ <- lists:seq(1, 4)].
