@@ -535,6 +535,7 @@ static PyObject *py_types_get(PyObject *self, void *field) {
     Py_UNREACHABLE();
 }
 
+/* clang-format off: its releases disagree about these. */
 #define PY_TYPES_FIELD(name, field, doc) \
     { name, py_types_get, NULL, doc, (void *)(uintptr_t)(field) }
 #define PY_TYPES_FIELD_NODE PY_TYPES_FIELD("node", PY_TYPES_NODE, "Name of its node, an Atom.")
@@ -542,6 +543,7 @@ static PyObject *py_types_get(PyObject *self, void *field) {
     PY_TYPES_FIELD("creation", PY_TYPES_CREATION, "Which incarnation of the node made it.")
 #define PY_TYPES_FIELD_END \
     { NULL, NULL, NULL, NULL, NULL }
+/* clang-format on */
 
 static PyGetSetDef py_types_pid_fields[] = {
     PY_TYPES_FIELD_NODE,
