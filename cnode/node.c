@@ -34,6 +34,8 @@ enum {
     NODE_HANDSHAKE_STACK = 256 << 10,
     NODE_BACKLOG = 128,
     NODE_EPMD_RETRY_MS = 200,
+    NODE_AWAIT_MS = 300,
+    NODE_AWAIT_STEP_MS = 10,
     NODE_EPMD_START_SECONDS = 5,
 };
 
@@ -524,8 +526,21 @@ void node_accept(void) {
     }
 }
 
+/* A peer that connects to us at the same moment may refuse our connection in favour of its own,
+ * which then is there at once: counted, or NULL. */
+static struct conn *node_await(const char *peer) {
+    struct conn *c = io_find(peer);
+
+    for (int ms = 0; !c && ms < NODE_AWAIT_MS; ms += NODE_AWAIT_STEP_MS) {
+        node_pause(NODE_AWAIT_STEP_MS);
+        c = io_find(peer);
+    }
+    return c;
+}
+
 struct conn *node_connect(const char *peer, struct err *e) {
     char name[MAXNODELEN + 1];
+    struct conn *c;
     int fd;
 
     if (snprintf(name, sizeof name, "%s", peer) >= (int)sizeof name) {
@@ -533,6 +548,8 @@ struct conn *node_connect(const char *peer, struct err *e) {
         return NULL;
     }
     fd = ei_connect_tmo(&node.cnode, name, NODE_HANDSHAKE_SECONDS * 1000);
+    if (fd < 0 && (c = node_await(name)))
+        return c;
     if (fd < 0) {
         err_set(e, EX_UNAVAILABLE, "node: cannot connect to %s: %s", peer, strerror(erl_errno));
         return NULL;

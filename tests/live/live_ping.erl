@@ -16,6 +16,7 @@ tests(Node) ->
      {"a wrong cookie gives pang, and the node works on", fun() -> wrong_cookie(Node) end},
      {"a BEAM with another cookie gets pang", fun() -> foreign_beam(Node) end},
      {"the node's own cookie does not serve under the wrong name", fun() -> other_name(Node) end},
+     {"both nodes connect at once: what each sends arrives", fun() -> both_at_once(Node) end},
      {"the BEAM connects again after disconnect_node", fun() -> reconnect(Node) end},
      {"monitor_node says nodedown when the node leaves", fun monitor_node_leaves/0},
      {"monitor_node says nodedown when the node is killed", fun monitor_node_killed/0},
@@ -130,3 +131,15 @@ killed_beam(#{node := N}) ->
 never_there() ->
     true = erlang:monitor_node('nobody@127.0.0.1', true),
     ?assertEqual(down, live:expect(5000, fun({nodedown, 'nobody@127.0.0.1'}) -> {ok, down} end)).
+
+%% The time of each round moves a little, so that all orders of the two handshakes occur.
+both_at_once(#{node := N}) ->
+    true = register(both_at_once, self()),
+    [begin
+         none = rpc:call(N, meet, send_in, [0.03, <<"both_at_once">>, atom_to_binary(node()), I]),
+         true = erlang:disconnect_node(N),
+         receive after 24 + I rem 8 -> ok end,
+         pong = net_adm:ping(N),
+         ?assertEqual(I, live:expect(5000, fun(M) when is_integer(M) -> {ok, M} end))
+     end || I <- lists:seq(1, 24)],
+    unregister(both_at_once).
