@@ -24,7 +24,8 @@ static struct {
     _Atomic size_t ready;  /* in the queue */
     _Atomic size_t queued; /* in the queue and in lanes */
     _Atomic size_t load;   /* queued and running */
-    size_t unannounced;    /* of these, have a process whose pid the caller does not know yet */
+    _Atomic size_t
+        unannounced; /* of these, have a process whose pid the caller does not know yet */
     struct request *table[EXEC_TABLE];
     struct exec_worker *workers, *idle;
     int n_workers, n_idle;
@@ -65,6 +66,10 @@ size_t exec_ready(void) {
 
 size_t exec_queued(void) {
     return atomic_load_explicit(&exec.queued, memory_order_relaxed);
+}
+
+size_t exec_unannounced(void) {
+    return atomic_load_explicit(&exec.unannounced, memory_order_relaxed);
 }
 
 size_t exec_load(void) {

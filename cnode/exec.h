@@ -97,6 +97,9 @@ bool exec_alive(uint32_t id, uint32_t serial);
 /* Sends the SPAWN_REPLY of all that wait or run, so that a caller's time-out can reach us. */
 void exec_announce(exec_put_cb *put);
 
+/* How many of them there are; without the lock. */
+size_t exec_unannounced(void);
+
 /* One look by the io thread: adds threads when requests wait and the others are blocked. */
 void exec_supervise(int64_t now);
 

@@ -420,7 +420,13 @@ bool io_lead(uint32_t me) {
         return false;
     io.traffic = exec_now(); /* answers have just left: the next requests may be on their way */
     while (exec_ready() == 0 && !atomic_load(&io.stopping)) {
-        int n = io_wait(me, events, -1, true);
+        int n;
+
+        if (exec_unannounced() > 0) { /* another worker has taken one of this leader's requests */
+            exec_announce(route_put);
+            io_flush_all();
+        }
+        n = io_wait(me, events, -1, true);
 
         if (n < 0)
             return false;
