@@ -499,11 +499,12 @@ rss(#{os_pid := OsPid}) ->
     {match, [Kb]} = re:run(Status, "VmRSS:\\s+(\\d+) kB", [{capture, [1], list}]),
     list_to_integer(Kb) div 1024.
 
-%% MiB that AddressSanitizer keeps from being used again, so that it notices late accesses.
+%% MiB that AddressSanitizer keeps from being used again, so that it notices late accesses: its
+%% quarantine of 256, and as much again for red zones and what each thread has not handed over.
 quarantine() ->
     case os:getenv("ASAN_OPTIONS") of
         false -> 0;
-        _ -> 256
+        _ -> 512
     end.
 
 %% 300 calls of 64 KiB each, each answered with 1 MiB that the peer leaves unread.

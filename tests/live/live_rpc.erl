@@ -402,6 +402,7 @@ queued_timeout() ->
     ?assertEqual({badrpc, timeout}, rpc:call(N, box, put, [<<"rpc">>, 1], 100)),
     ?assertEqual({badrpc, timeout}, rpc:block_call(N, box, put, [<<"block">>, 1], 100)),
     Kept = erpc:send_request(N, box, put, [<<"kept">>, 1]),
+    pong = net_adm:ping(N), % the node knows by now
     live:open(Door),
     ?assertEqual(opened, erpc:receive_response(Call, live:ms(5000))),
     ?assertEqual(none, erpc:receive_response(Kept, live:ms(5000))),
