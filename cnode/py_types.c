@@ -535,7 +535,8 @@ static PyObject *py_types_get(PyObject *self, void *field) {
     Py_UNREACHABLE();
 }
 
-/* clang-format off: its releases disagree about these. */
+/* The releases of clang-format disagree about these. */
+/* clang-format off */
 #define PY_TYPES_FIELD(name, field, doc) \
     { name, py_types_get, NULL, doc, (void *)(uintptr_t)(field) }
 #define PY_TYPES_FIELD_NODE PY_TYPES_FIELD("node", PY_TYPES_NODE, "Name of its node, an Atom.")
