@@ -6,6 +6,7 @@
 #include "exec.h"
 #include "io.h"
 #include "log.h"
+#include "meet.h"
 #include "stats.h"
 
 #include <arpa/inet.h>
@@ -43,18 +44,29 @@ enum {
  * DIST_MONITOR_NAME, without which the BEAM sends no monitor at all. erts/emulator/beam/dist.h */
 static const uint64_t NODE_FLAGS = UINT64_C(1) << 32 | UINT64_C(1) << 35 | 0x20;
 
+/* The first packet of a peer that connects: length, 'N', flags, creation, length of name, name. */
+enum { NODE_HELLO_NAME = 2 + 1 + 8 + 4 + 2, NODE_HELLO = NODE_HELLO_NAME + MAXNODELEN };
+
 /* A socket while libei shakes hands on it. */
 struct node_socket {
     int fd;
     int64_t deadline; /* monotonic ns; 0: none */
     bool shaken;      /* the handshake is over */
     bool keep;        /* closing it leaves the descriptor open: it is ours now */
+
+    /* Of an incoming one until the peer has told its name. */
+    bool greeting;
+    size_t hello_len;
+    uint8_t hello[NODE_HELLO];
 };
 
 struct node_handshake {
     struct node_handshake *next;
     int fd;
     bool evicted;
+    bool refused; /* in favour of our own connection */
+    char peer[MAXNODELEN + 1];
+    struct meet meet;
 };
 
 static struct {
@@ -67,8 +79,11 @@ static struct {
     bool accepting;
 } node = {.listener = -1, .epmd = -1, .lock = PTHREAD_MUTEX_INITIALIZER, .accepting = true};
 
-/* The descriptor that this handshake thread has accepted, for node_cb_accept(). */
+/* What this thread is at, for the callbacks: the descriptor that it has accepted, the incoming
+ * handshake, or its own attempt to connect. */
 static _Thread_local int node_accepted = -1;
+static _Thread_local struct node_handshake *node_shaking;
+static _Thread_local struct meet *node_dialing;
 
 const char *node_name(void) {
     return ei_thisnodename(&node.cnode);
@@ -161,6 +176,7 @@ static int node_cb_accept(void **ctx, void *addr, int *len, unsigned tmo) {
         return errno;
     *len = (int)size;
     *ctx = node_socket_new(node_accepted, true);
+    ((struct node_socket *)*ctx)->greeting = true;
     node_accepted = -1;
     return 0;
 }
@@ -169,6 +185,8 @@ static int node_cb_connect(void *ctx, void *addr, int len, unsigned tmo) {
     struct node_socket *s = ctx;
 
     (void)tmo;
+    if (!meet_dial(node_dialing))
+        return EALREADY;
     return connect(s->fd, addr, (socklen_t)len) < 0 ? errno : 0;
 }
 
@@ -195,6 +213,43 @@ static void node_add_flags(uint8_t *packet, size_t len) {
         packet[3 + i] = (uint8_t)(flags >> (56 - 8 * i));
 }
 
+/* The peer's name out of its first packet: false when that is not as it should be. */
+static bool node_hello_name(const struct node_socket *s, char *name, size_t size) {
+    size_t len;
+
+    if (s->hello_len < NODE_HELLO_NAME || s->hello[2] != 'N')
+        return false;
+    len = etf_be16(s->hello + NODE_HELLO_NAME - 2);
+    if (len > s->hello_len - NODE_HELLO_NAME || len >= size)
+        return false;
+    memcpy(name, s->hello + NODE_HELLO_NAME, len);
+    name[len] = 0;
+    return true;
+}
+
+/* libei greets every peer with "ok"; this says what is right when we are connecting to it, too.
+ * What libei gave counts as written. */
+static int node_greet(struct node_socket *s) {
+    static const char *const statuses[] = {[MEET_OK] = "ok",
+                                           [MEET_OK_SIMULTANEOUS] = "ok_simultaneous",
+                                           [MEET_NOK] = "nok"};
+    struct node_handshake *h = node_shaking;
+    enum meet_status status = MEET_OK;
+    char packet[32];
+    int n;
+
+    s->greeting = false;
+    if (node_hello_name(s, h->peer, sizeof h->peer))
+        status = meet_greet(&h->meet, h->peer);
+    h->refused = status == MEET_NOK;
+    n = snprintf(packet + 2, sizeof packet - 2, "s%s", statuses[status]);
+    packet[0] = 0;
+    packet[1] = (char)n;
+    if (send(s->fd, packet, (size_t)n + 2, MSG_NOSIGNAL) != n + 2)
+        return errno ? errno : EIO;
+    return 0;
+}
+
 static int node_cb_write(void *ctx, const char *data, ssize_t *len, unsigned tmo) {
     struct node_socket *s = ctx;
     uint8_t packet[1024];
@@ -203,6 +258,10 @@ static int node_cb_write(void *ctx, const char *data, ssize_t *len, unsigned tmo
     (void)tmo;
     if (error)
         return error;
+    if (s->greeting)
+        return node_greet(s);
+    if (node_shaking && node_shaking->refused)
+        return EALREADY;
     if (!s->shaken && *len > 0 && (size_t)*len <= sizeof packet) {
         memcpy(packet, data, (size_t)*len);
         node_add_flags(packet, (size_t)*len);
@@ -220,7 +279,13 @@ static int node_cb_read(void *ctx, char *data, ssize_t *len, unsigned tmo) {
     if (error)
         return error;
     *len = recv(s->fd, data, (size_t)*len, 0);
-    return *len < 0 ? errno : 0;
+    if (*len < 0)
+        return errno;
+    if (s->greeting && (size_t)*len <= sizeof s->hello - s->hello_len) {
+        memcpy(s->hello + s->hello_len, data, (size_t)*len);
+        s->hello_len += (size_t)*len;
+    }
+    return 0;
 }
 
 static int node_cb_header(void *ctx, int *size) {
@@ -314,6 +379,7 @@ int node_init(const struct options *o, struct err *e) {
     if (ei_connect_xinit_ussi(&node.cnode, o->host, o->alive, name, NULL, o->cookie, creation,
                               &node_callbacks, sizeof node_callbacks, NULL) < 0)
         return err_set(e, EX_CONFIG, "node: %s: name or cookie is too long", name);
+    meet_init(node_name());
     return 0;
 }
 
@@ -453,26 +519,37 @@ static void node_handshake_ended(struct node_handshake *h) {
     if (!node.accepting)
         io_set_accepting(node.accepting = true);
     pthread_mutex_unlock(&node.lock);
-    free(h);
+}
+
+static void node_handshake_failed(const struct node_handshake *h) {
+    if (h->refused) {
+        log_info("handshake: %s and this node connect at once, this node's connection stays",
+                 h->peer);
+        return;
+    }
+    stats_add(STATS_HANDSHAKES_FAILED, 1);
+    log_warning("handshake: failed: %s",
+                h->evicted ? "made room for a newer one" : strerror(erl_errno));
 }
 
 static void *node_handshake_main(void *arg) {
     struct node_handshake *h = arg;
-    int dup_fd = h->fd, fd;
     ErlConnect peer;
+    int fd;
 
-    node_accepted = dup_fd;
+    node_accepted = h->fd;
+    node_shaking = h;
     fd = ei_accept_tmo(&node.cnode, node.listener, &peer, NODE_HANDSHAKE_SECONDS * 1000);
     if (fd < 0) {
-        stats_add(STATS_HANDSHAKES_FAILED, 1);
-        log_warning("handshake: failed: %s",
-                    h->evicted ? "made room for a newer one" : strerror(erl_errno));
+        node_handshake_failed(h);
         if (node_accepted >= 0)
             close(node_accepted);
     }
     node_handshake_ended(h); /* first: after this the descriptor may be closed by others */
     if (fd >= 0)
         conn_unref(node_shaken(fd, peer.nodename));
+    meet_end(&h->meet); /* last: who has waited for it looks for the connection */
+    free(h);
     return NULL;
 }
 
@@ -503,6 +580,7 @@ static void node_shake(int fd) {
     if (error) {
         log_warning("handshake: cannot start a thread: %s", strerror(error));
         node_handshake_ended(h);
+        free(h);
         close(fd);
     }
 }
@@ -526,33 +604,51 @@ void node_accept(void) {
     }
 }
 
-/* A peer that connects to us at the same moment may refuse our connection in favour of its own,
- * which then is there at once: counted, or NULL. */
+/* A peer that connects to us at the same moment refuses our connection in favour of its own, which
+ * is there already or will be at once: counted, or NULL. */
 static struct conn *node_await(const char *peer) {
-    struct conn *c = io_find(peer);
+    int64_t until = exec_now() + (int64_t)NODE_AWAIT_MS * 1000000;
+    struct conn *c;
 
-    for (int ms = 0; !c && ms < NODE_AWAIT_MS; ms += NODE_AWAIT_STEP_MS) {
+    while (!(c = io_find(peer)) && exec_now() < until) {
         node_pause(NODE_AWAIT_STEP_MS);
-        c = io_find(peer);
+        meet_wait(peer);
     }
+    return c;
+}
+
+/* Connects, as the only one that does so to this peer at present. */
+static struct conn *node_dial(struct meet *m, char *peer, struct err *e) {
+    struct conn *c = NULL;
+    int fd, error;
+
+    node_dialing = m;
+    fd = ei_connect_tmo(&node.cnode, peer, NODE_HANDSHAKE_SECONDS * 1000);
+    node_dialing = NULL;
+    error = erl_errno;
+    if (fd >= 0)
+        return node_shaken(fd, peer);
+    if (error == EALREADY || (error == EIO && m->dialing))
+        c = node_await(peer);
+    if (!c)
+        err_set(e, EX_UNAVAILABLE, "node: cannot connect to %s: %s", peer, strerror(error));
     return c;
 }
 
 struct conn *node_connect(const char *peer, struct err *e) {
     char name[MAXNODELEN + 1];
+    struct meet m;
     struct conn *c;
-    int fd;
 
     if (snprintf(name, sizeof name, "%s", peer) >= (int)sizeof name) {
         err_set(e, EX_USAGE, "node: the name %.40s... is too long", peer);
         return NULL;
     }
-    fd = ei_connect_tmo(&node.cnode, name, NODE_HANDSHAKE_SECONDS * 1000);
-    if (fd < 0 && (c = node_await(name)))
-        return c;
-    if (fd < 0) {
-        err_set(e, EX_UNAVAILABLE, "node: cannot connect to %s: %s", peer, strerror(erl_errno));
-        return NULL;
-    }
-    return node_shaken(fd, peer);
+    do
+        if ((c = io_find(name)))
+            return c;
+    while (!meet_plan(&m, name));
+    c = node_dial(&m, name, e);
+    meet_end(&m);
+    return c;
 }

@@ -16,7 +16,10 @@ tests(Node) ->
      {"a wrong cookie gives pang, and the node works on", fun() -> wrong_cookie(Node) end},
      {"a BEAM with another cookie gets pang", fun() -> foreign_beam(Node) end},
      {"the node's own cookie does not serve under the wrong name", fun() -> other_name(Node) end},
-     {"both nodes connect at once: what each sends arrives", fun() -> both_at_once(Node) end},
+     {"both nodes connect at once, the node's name is the greater: what each sends arrives", fun() -> both_at_once(Node) end},
+     {"both nodes connect at once, the node's name is the lesser: what each sends arrives",
+      fun() -> both_at_once(live:pynode(#{name => live:unique("a") ++ "@127.0.0.1"})) end},
+     {"many Python threads that send to a node without a connection open one", fun() -> crowd(Node) end},
      {"the BEAM connects again after disconnect_node", fun() -> reconnect(Node) end},
      {"monitor_node says nodedown when the node leaves", fun monitor_node_leaves/0},
      {"monitor_node says nodedown when the node is killed", fun monitor_node_killed/0},
@@ -143,3 +146,14 @@ both_at_once(#{node := N}) ->
          ?assertEqual(I, live:expect(5000, fun(M) when is_integer(M) -> {ok, M} end))
      end || I <- lists:seq(1, 24)],
     unregister(both_at_once).
+
+%% Each thread finds no connection; had each opened one, the later would close the earlier ones.
+crowd(#{node := N}) ->
+    true = register(crowd, self()),
+    [begin
+         none = rpc:call(N, meet, crowd_in, [0.03, 20, <<"crowd">>, atom_to_binary(node())]),
+         true = erlang:disconnect_node(N),
+         ?assertEqual(lists:seq(0, 19), lists:sort([live:expect(5000, fun(M) when is_integer(M) -> {ok, M} end)
+                                                    || _ <- lists:seq(1, 20)]))
+     end || _ <- lists:seq(1, 10)],
+    unregister(crowd).
