@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -39,6 +40,26 @@ void conn_unref(struct conn *c) {
     free(c->in);
     free(c->peer);
     free(c);
+}
+
+/* The flag is set before the bytes are looked at again, and conn_release() does both the other way
+ * round: one of the two sees what the other has done. */
+bool conn_hold(struct conn *c) {
+    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) <= CONN_HIGH)
+        return false;
+    atomic_store(&c->held, true);
+    return atomic_load(&c->out.bytes) > CONN_HIGH;
+}
+
+bool conn_release(struct conn *c) {
+    return atomic_load(&c->held) && atomic_load(&c->out.bytes) < CONN_LOW &&
+           atomic_exchange(&c->held, false);
+}
+
+size_t conn_unread(const struct conn *c) {
+    int n;
+
+    return ioctl(c->fd, FIONREAD, &n) == 0 && n > 0 ? (size_t)n : 0;
 }
 
 /* Makes room to read into: the rest of the large frame, or a buffer's worth. */

@@ -15,6 +15,7 @@ struct conn {
     int fd;
     struct outbox out;
     _Atomic bool want_write; /* a flush met a full socket; the leader waits for room */
+    _Atomic bool held;       /* requests are kept back until the outbox is shorter */
 
     /* The leader's. */
     struct conn *next, **at;
@@ -29,12 +30,25 @@ struct conn {
     uint32_t events;                   /* what epoll watches */
 };
 
+enum {
+    CONN_HIGH = 4 << 20, /* bytes in an outbox from which on the peer is not read nor served */
+    CONN_LOW = 1 << 20,  /* and below which it is again */
+};
+
 enum conn_result { CONN_MORE, CONN_EMPTY, CONN_CLOSED };
 
 /* Takes fd, which has shaken hands, and makes it non-blocking. peer is copied. */
 struct conn *conn_new(int fd, const char *peer);
 struct conn *conn_ref(struct conn *c);
 void conn_unref(struct conn *c);
+
+/* Whether so much waits for the peer that nothing more is to be made for it; if so, one of the
+ * next conn_release() is true: after a flush, when what was kept back may go on. */
+bool conn_hold(struct conn *c);
+bool conn_release(struct conn *c);
+
+/* Bytes that have come but are not read yet. */
+size_t conn_unread(const struct conn *c);
 
 /* Reads once: MORE when there may be more, EMPTY when the socket is, CLOSED with *why. */
 enum conn_result conn_read(struct conn *c, const char **why);

@@ -21,8 +21,9 @@ static struct {
     int target, max;
     size_t limit;
     struct exec_row queue;
+    struct exec_row held;  /* kept back: their connections take no answers at present */
     _Atomic size_t ready;  /* in the queue */
-    _Atomic size_t queued; /* in the queue and in lanes */
+    _Atomic size_t queued; /* in the queue, in lanes and kept back */
     _Atomic size_t load;   /* queued and running */
     _Atomic size_t
         unannounced; /* of these, have a process whose pid the caller does not know yet */
@@ -172,7 +173,10 @@ struct request *exec_pop(struct exec_worker *w) {
     if (exec_ready() == 0)
         return NULL;
     exec_lock();
-    r = exec.queue.head;
+    while ((r = exec.queue.head) && !r->lane && exec.hooks.hold && exec.hooks.hold(r)) {
+        exec_row_remove(r);
+        exec_row_append(&exec.held, r);
+    }
     if (r) {
         exec_row_remove(r);
         atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
@@ -183,6 +187,20 @@ struct request *exec_pop(struct exec_worker *w) {
     }
     exec_unlock();
     return r;
+}
+
+void exec_release(const struct conn *conn) {
+    struct request *r, *next;
+
+    exec_lock();
+    for (r = exec.held.head; r; r = next) {
+        next = r->next;
+        if (r->conn == conn) {
+            exec_row_remove(r);
+            exec_row_append(&exec.queue, r);
+        }
+    }
+    exec_unlock();
 }
 
 bool exec_claim(struct request *r) {

@@ -54,6 +54,7 @@ struct exec_hooks {
     void (*serve)(struct exec_worker *w); /* pops and runs until nothing is queued */
     bool (*lead)(struct exec_worker *w);  /* leads until work is queued; false: cannot lead */
     void (*stop)(struct exec_worker *w);
+    bool (*hold)(const struct request *r); /* keep it back until exec_release(); under the lock */
 };
 
 struct exec_numbers {
@@ -83,6 +84,9 @@ bool exec_push(struct request *r);
 struct request *exec_pop(struct exec_worker *w);
 bool exec_claim(struct request *r);
 void exec_finish(struct exec_worker *w, struct request *r);
+
+/* What was kept back of conn's may be popped again. */
+void exec_release(const struct conn *conn);
 
 /* Cancels what conn sent with ref: a queued request is taken out and returned to the caller, a
  * running one loses its audience. conn alone: all of it, as a list by next. */

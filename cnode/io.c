@@ -21,8 +21,6 @@
 enum {
     IO_EVENTS = 64,
     IO_READS = 16,      /* reads of one connection before the others have their turn */
-    IO_HIGH = 4 << 20,  /* bytes in an outbox from which on the peer is not read */
-    IO_LOW = 1 << 20,   /* and below which it is read again */
     IO_TICKS = 4,       /* ticks in a net_ticktime */
     IO_SPIN_NS = 50000, /* a worker that leads looks this long before it sleeps */
     IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
@@ -116,24 +114,33 @@ static void io_set_events(struct conn *c, bool full) {
     size_t waiting = atomic_load_explicit(&c->out.bytes, memory_order_relaxed);
     uint32_t events;
 
-    if (waiting > IO_HIGH)
-        c->paused = true;
-    else if (waiting < IO_LOW)
+    if (waiting > CONN_HIGH)
+        c->paused = true; /* only the end of the connection and room are waited for */
+    else if (waiting < CONN_LOW)
         c->paused = false;
     /* A paused one waits for room in any case: it may be a worker that writes the last byte. */
-    events = (c->paused ? 0u : EPOLLIN) | (full || c->paused ? EPOLLOUT : 0u);
+    events = (c->paused ? EPOLLRDHUP : EPOLLIN) | (full || c->paused ? EPOLLOUT : 0u);
     if (events != c->events) {
         c->events = events;
         io_rewatch(c->fd, events, c);
     }
 }
 
+static enum outbox_result io_flush_outbox(struct conn *c) {
+    enum outbox_result result;
+
+    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) == 0)
+        return OUTBOX_EMPTY;
+    result = outbox_flush(&c->out);
+    if (conn_release(c))
+        exec_release(c);
+    return result;
+}
+
 /* Writes what there is: false when the connection broke. */
 static bool io_write(struct conn *c) {
-    enum outbox_result result = OUTBOX_EMPTY;
+    enum outbox_result result = io_flush_outbox(c);
 
-    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) > 0)
-        result = outbox_flush(&c->out);
     if (result == OUTBOX_BROKEN)
         return false;
     if (c->events != EPOLLIN || result == OUTBOX_FULL)
@@ -165,7 +172,9 @@ static const char *io_read(struct conn *c) {
 static void io_ready(struct conn *c, uint32_t events) {
     const char *why = NULL;
 
-    if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
+    if (events & EPOLLRDHUP) {
+        why = "peer closed";
+    } else if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
         io.traffic = exec_now();
         why = io_read(c);
     }
@@ -176,9 +185,7 @@ static void io_ready(struct conn *c, uint32_t events) {
 }
 
 void io_flush(struct conn *c) {
-    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) == 0)
-        return;
-    switch (outbox_flush(&c->out)) {
+    switch (io_flush_outbox(c)) {
     case OUTBOX_EMPTY:
         break;
     case OUTBOX_FULL:
@@ -277,10 +284,15 @@ static void io_tick(void) {
         return;
     for (struct conn *c = io.conns, *next; c; c = next) {
         uint64_t sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
+        uint64_t received = c->received;
+        bool moved;
 
         next = c->next;
-        c->silent = c->received == c->tick_received && !c->paused ? c->silent + 1 : 0;
-        c->tick_received = c->received;
+        if (c->paused)
+            received += conn_unread(c);
+        moved = received != c->tick_received || (c->paused && sent != c->tick_sent);
+        c->silent = moved ? 0 : c->silent + 1;
+        c->tick_received = received;
         if (c->silent >= IO_TICKS) {
             io_close(c, "heartbeat missed");
             continue;

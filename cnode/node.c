@@ -230,9 +230,8 @@ static bool node_hello_name(const struct node_socket *s, char *name, size_t size
 /* libei greets every peer with "ok"; this says what is right when we are connecting to it, too.
  * What libei gave counts as written. */
 static int node_greet(struct node_socket *s) {
-    static const char *const statuses[] = {[MEET_OK] = "ok",
-                                           [MEET_OK_SIMULTANEOUS] = "ok_simultaneous",
-                                           [MEET_NOK] = "nok"};
+    static const char *const statuses[] = {
+        [MEET_OK] = "ok", [MEET_OK_SIMULTANEOUS] = "ok_simultaneous", [MEET_NOK] = "nok"};
     struct node_handshake *h = node_shaking;
     enum meet_status status = MEET_OK;
     char packet[32];

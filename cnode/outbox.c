@@ -122,7 +122,7 @@ void outbox_put_buf(struct outbox *o, struct buf *b) {
 
 /* Takes n written bytes off the front. */
 static void outbox_advance_locked(struct outbox *o, size_t n) {
-    atomic_fetch_sub_explicit(&o->bytes, n, memory_order_relaxed);
+    atomic_fetch_sub(&o->bytes, n); /* before conn_release() looks at held */
     atomic_fetch_add_explicit(&o->sent, n, memory_order_relaxed);
     while (n > 0) {
         struct outbox_piece *piece = o->head;

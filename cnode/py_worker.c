@@ -39,6 +39,10 @@ static bool py_worker_lead(struct exec_worker *w) {
     return io_lead(w->number);
 }
 
+static bool py_worker_hold(const struct request *r) {
+    return conn_hold(r->conn);
+}
+
 static struct slice py_worker_slice(const struct buf *b) {
     return (struct slice){b->data, b->len};
 }
@@ -185,4 +189,5 @@ const struct exec_hooks py_worker_hooks = {
     .serve = py_worker_serve,
     .lead = py_worker_lead,
     .stop = py_worker_stop,
+    .hold = py_worker_hold,
 };

@@ -159,6 +159,41 @@ static void test_lane_cancel(void) {
     ok(!lane.busy, "the lane is free in the end");
 }
 
+/* Stands for a connection that takes no answers, the conn'th. */
+static _Atomic int full = -1;
+
+static bool hold_cb(const struct request *r) {
+    int conn = atomic_load(&full);
+
+    return conn >= 0 && r->conn == CONN(conn);
+}
+
+static void test_hold(void) {
+    struct exec_lane lane = {0};
+
+    push(0, "a", NULL);
+    push(1, "b", NULL);
+    push(0, "c", NULL);
+    push(0, "in a lane", &lane);
+    push(1, "d", NULL);
+    atomic_store(&full, 0);
+    is_str(pop_all(), "b in a lane d", "what a full connection has sent is kept back, lanes go on");
+    is_int(exec_ready(), 0, "nothing is there for a worker");
+    is_int(exec_queued(), 2, "but two wait");
+    exec_release(CONN(1));
+    is_int(exec_ready(), 0, "another connection's room does not concern them");
+    is_int(drop(exec_cancel(CONN(0), ref_of("a"))), 1, "one is cancelled meanwhile");
+    atomic_store(&full, -1);
+    exec_release(CONN(0));
+    is_str(pop_all(), "c", "the other comes when there is room");
+    push(0, "e", NULL);
+    atomic_store(&full, 0);
+    is_str(pop_all(), "", "kept back again");
+    is_int(drop(exec_cancel_conn(CONN(0))), 1, "cancelled with its connection");
+    atomic_store(&full, -1);
+    is_int(exec_queued() + exec_load(), 0, "none is left");
+}
+
 static void test_cancel(void) {
     struct request *r;
 
@@ -390,7 +425,7 @@ static bool lead_cb(struct exec_worker *w) {
     return false;
 }
 
-static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, stop_cb};
+static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, stop_cb, hold_cb};
 
 static struct exec_numbers numbers(void) {
     struct exec_numbers n;
@@ -497,7 +532,7 @@ static void list_cb(void *arg, const struct exec_worker *w) {
 /* All at once: whatever is pushed is served or comes back, each once. */
 static void test_threads(void) {
     pthread_t threads[PUSHERS];
-    int ids[PUSHERS], i, listed = 0, all = PUSHERS * PER_PUSHER;
+    int ids[PUSHERS], i, turn = 0, listed = 0, all = PUSHERS * PER_PUSHER;
     int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
 
     served = claimed = 0;
@@ -508,6 +543,10 @@ static void test_threads(void) {
             tap_bail("no thread");
     }
     while ((look(&pushing) > 0 || exec_load() > 0) && exec_now() < end) {
+        int was = atomic_exchange(&full, look(&pushing) > 0 ? turn++ % PUSHERS : -1);
+
+        if (was >= 0)
+            exec_release(CONN(was));
         exec_supervise(exec_now());
         exec_announce(put);
         exec_alive(1, 1);
@@ -554,6 +593,7 @@ int main(void) {
     test_lane_cancel();
     test_cancel();
     test_cancel_conn();
+    test_hold();
     test_announce();
     test_exit();
     start_pool(LANES * PER_LANE + 100);

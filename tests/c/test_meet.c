@@ -102,7 +102,8 @@ static void test_waiting(void) {
     delay = 0.05;
     meet_plan(&first, lesser);
     took = waited(true, &got);
-    ok(!got && took > 0.04 && took < 1.5, "a second attempt of ours waits for the first: %.3f s", took);
+    ok(!got && took > 0.04 && took < 1.5, "a second attempt of ours waits for the first: %.3f s",
+       took);
     meet_greet(&first, lesser);
     took = waited(true, &got);
     ok(!got && took > 0.04 && took < 1.5, "and for the peer's: %.3f s", took);
@@ -115,7 +116,8 @@ static void test_waiting(void) {
     delay = 4;
     meet_greet(&first, lesser);
     took = waited(true, &got);
-    ok(!got && took > 1.9 && took < 3.9, "who only says a name holds up nobody for long: %.3f s", took);
+    ok(!got && took > 1.9 && took < 3.9, "who only says a name holds up nobody for long: %.3f s",
+       took);
 }
 
 enum { THREADS = 8, ROUNDS = 5000 };

@@ -28,6 +28,8 @@ tests(Node) ->
      {"a peer that comes back under its name with a new creation", fun() -> comes_back(Node) end},
      {"two hundred short connections leave no descriptor and no thread behind", fun() -> no_leak(Node) end},
      {"a peer that reads nothing stalls nobody, and gets all when it reads", fun() -> not_reading(Node) end},
+     {"a peer that reads nothing and goes leaves nothing behind", fun deaf_and_gone/0},
+     {background, "a peer that reads nothing is dropped if it is silent, not if it ticks", fun deaf_and_silent/0},
      {"a BEAM killed with calls queued: they never run", fun killed_with_queue/0},
      {"a node killed and started again: down, then up, and old pids stay dead", fun restarted/0},
      {"after all this the node is well", fun() -> well(Node) end}].
@@ -507,25 +509,36 @@ quarantine() ->
         _ -> 512
     end.
 
-%% 300 calls of 64 KiB each, each answered with 1 MiB that the peer leaves unread.
-not_reading(Node = #{node := N}) ->
+%% A peer that has asked for 300 answers of 1 MiB, and leaves them unread.
+deaf_peer(Node, Size) ->
     {ok, Peer = #{socket := Socket}} = wire:connect(Node),
-    ok = inet:setopts(Socket, [{recbuf, 65536}]),
-    Before = rss(Node),
-    Part = binary:copy(<<"0123456789abcdef">>, 4096),
+    ok = inet:setopts(Socket, [{recbuf, 65536}, {linger, {true, 0}}]),
+    Part = binary:copy(<<"0123456789abcdef">>, Size div 16),
+    Times = (1 bsl 20) div Size,
     Me = self(),
-    spawn_link(fun() ->
-                                [wire:call(Peer, I, operator, mul, [Part, 16]) || I <- lists:seq(1, 300)],
-                                Me ! sent
-                        end),
+    spawn(fun() ->
+                  [wire:call(Peer, I, operator, mul, [Part, Times]) || I <- lists:seq(1, 300)],
+                  Me ! sent
+          end),
+    {Peer, {return, binary:copy(Part, Times)}}.
+
+calls(N) ->
+    maps:get(calls, rpc:call(N, pynode, stats, [])).
+
+not_reading(Node = #{node := N}) ->
+    Before = rss(Node),
+    Calls = calls(N),
+    {Peer, Want} = deaf_peer(Node, 65536),
     Times = [element(1, live:timed(fun() -> pong = net_adm:ping(N), 2.0 = erpc:call(N, math, sqrt, [4]) end))
              || _ <- lists:seq(1, 200)],
+    receive after 200 -> ok end,
     Grown = rss(Node) - Before,
-    live:note("peer that reads nothing: slowest ping and call ~.1f ms, ~b MiB more", [lists:max(Times), Grown]),
+    Served = calls(N) - Calls - 200,
+    live:note("peer that reads nothing: slowest ping and call ~.1f ms, ~b of 300 served, ~b MiB more",
+              [lists:max(Times), Served, Grown]),
     ?assert(lists:max(Times) < live:ms(1000)),
-    %% What was read before the pause is still answered, so the bound is what was asked for.
-    ?assert(Grown < 400 + quarantine()),
-    Want = {return, binary:copy(Part, 16)},
+    ?assert(Served < 60),
+    ?assert(Grown < 150 + quarantine()),
     Answers = maps:from_list([begin
                                   {I, Answer} = wire:any_reply(Peer),
                                   {I, Answer =:= Want}
@@ -534,6 +547,34 @@ not_reading(Node = #{node := N}) ->
     receive sent -> ok end,
     wire:ping(Peer, 301),
     ?assertEqual(pong, wire:pong(Peer, 301)).
+
+%% Nothing of what it has asked for may be left: no call, no memory, no connection.
+deaf_and_gone() ->
+    Node = #{node := N} = live:pynode(),
+    2.0 = erpc:call(N, math, sqrt, [4]),
+    Before = rss(Node),
+    {#{socket := Socket, name := Name}, _} = deaf_peer(Node, 65536),
+    [2.0 = erpc:call(N, math, sqrt, [4]) || _ <- lists:seq(1, 50)],
+    gen_tcp:close(Socket),
+    live:wait_line(Node, "conn " ++ Name ++ ": closed: "),
+    live:eventually(fun() ->
+                            maps:with([running, queued], rpc:call(N, pynode, status, [])) =:= #{running => 0, queued => 0}
+                    end),
+    live:eventually(fun() -> rss(Node) - Before < 50 + quarantine() end),
+    ?assertEqual(0, live:within(5000, fun() -> live:stop(Node) end)).
+
+%% The host of a peer that reads nothing may be gone for good: its ticks are looked for, although
+%% it is not read. One that ticks stays.
+deaf_and_silent() ->
+    Node = live:pynode(#{args => ["--net-ticktime", "2"]}),
+    {#{name := Silent}, _} = deaf_peer(Node, 16),
+    {Ticking = #{name := Name}, _} = deaf_peer(Node, 16),
+    Ticker = spawn_link(fun Tick() -> wire:send(Ticking, <<0:32>>), receive after 300 -> Tick() end end),
+    live:wait_line(Node, "conn " ++ Silent ++ ": closed: heartbeat missed"),
+    receive after 2000 -> ok end,
+    ?assertEqual([], [L || L <- live:lines(Node), string:find(L, "conn " ++ Name ++ ": closed") =/= nomatch]),
+    unlink(Ticker),
+    exit(Ticker, kill).
 
 killed_with_queue() ->
     Node = #{node := N} = live:pynode(#{args => ["--workers", "1", "--max-workers", "1"]}),
