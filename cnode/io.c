@@ -23,6 +23,7 @@ enum {
     IO_READS = 16,      /* reads of one connection before the others have their turn */
     IO_TICKS = 4,       /* ticks in a net_ticktime */
     IO_SPIN_NS = 50000, /* a worker that leads looks this long before it sleeps */
+    IO_TURNS = 4,       /* every so many looks one at all, the others at the hot connection */
     IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
     IO_QUIET_NAPS = 16, /* naps without traffic, after which the io thread sleeps */
     IO_WAITING_MS = 1,  /* between looks at the pool while requests wait */
@@ -53,7 +54,9 @@ static struct {
 
     /* The leader's. */
     struct conn *conns;
-    int64_t traffic; /* when there last was some */
+    int64_t traffic;  /* when there last was some */
+    struct conn *hot; /* the one that brought it, which the next is likely to come from */
+    unsigned turn;
 } io = {.nap_lock = PTHREAD_MUTEX_INITIALIZER,
         .nap_wake = PTHREAD_COND_INITIALIZER,
         .added_lock = PTHREAD_MUTEX_INITIALIZER,
@@ -96,6 +99,8 @@ int io_init(const struct io_settings *settings, struct err *e) {
 /* Connections. */
 
 static void io_close(struct conn *c, const char *why) {
+    if (io.hot == c)
+        io.hot = NULL;
     epoll_ctl(io.epoll, EPOLL_CTL_DEL, c->fd, NULL);
     outbox_close(&c->out);
     shutdown(c->fd, SHUT_RDWR);
@@ -176,6 +181,7 @@ static void io_ready(struct conn *c, uint32_t events) {
         why = "peer closed";
     } else if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
         io.traffic = exec_now();
+        io.hot = c;
         why = io_read(c);
     }
     if (!io_write(c) && !why)
@@ -384,22 +390,58 @@ static void io_dispatch(const struct epoll_event *events, int n) {
         io_tick();
 }
 
-/* Waits for events, as the leader: a moment awake, for what comes right after the last, then
- * asleep. -1 when another thread has taken the lead meanwhile. */
-static int io_wait(uint32_t me, struct epoll_event *events, int timeout, bool spin) {
-    int n = 0;
+/* Reads the hot connection without asking epoll first: whether there was something. */
+static bool io_read_hot(void) {
+    struct conn *c = io.hot;
+    uint64_t received;
+    const char *why;
 
-    if (spin)
-        do
-            n = epoll_wait(io.epoll, events, IO_EVENTS, 0);
-        while (n == 0 && exec_now() - io.traffic < IO_SPIN_NS);
-    if (n == 0) {
-        leader_wait(&io.leader);
-        n = epoll_wait(io.epoll, events, IO_EVENTS, timeout);
-        if (!leader_resume(&io.leader, me))
-            return -1;
-    }
-    return n < 0 ? 0 : n;
+    if (!c || c->paused)
+        return false;
+    received = c->received;
+    why = io_read(c);
+    if (!why && c->received == received)
+        return false;
+    io.traffic = exec_now();
+    if (!why && !io_write(c))
+        why = "write failed";
+    if (why)
+        io_close(c, why);
+    return true;
+}
+
+/* A moment awake, for what comes right after the last: whether something came. */
+static bool io_spin(void) {
+    struct epoll_event events[IO_EVENTS];
+    int n;
+
+    do {
+        if (io.turn++ % IO_TURNS > 0) {
+            if (io_read_hot())
+                return true;
+            continue;
+        }
+        n = epoll_wait(io.epoll, events, IO_EVENTS, 0);
+        if (n > 0) {
+            io_dispatch(events, n);
+            return true;
+        }
+    } while (exec_now() - io.traffic < IO_SPIN_NS);
+    return false;
+}
+
+/* Sleeps until there are events, as the leader, and sees to them: false when another thread has
+ * taken the lead meanwhile. */
+static bool io_wait(uint32_t me, int timeout, int *n) {
+    struct epoll_event events[IO_EVENTS];
+
+    leader_wait(&io.leader);
+    *n = epoll_wait(io.epoll, events, IO_EVENTS, timeout);
+    if (!leader_resume(&io.leader, me))
+        return false;
+    if (*n > 0)
+        io_dispatch(events, *n);
+    return true;
 }
 
 /* The io thread has to look after a leader that goes away; wakes it if it sleeps. */
@@ -426,8 +468,6 @@ static bool io_take_lead(uint32_t me) {
 }
 
 bool io_lead(uint32_t me) {
-    struct epoll_event events[IO_EVENTS];
-
     if (!io_take_lead(me))
         return false;
     io.traffic = exec_now(); /* answers have just left: the next requests may be on their way */
@@ -438,11 +478,8 @@ bool io_lead(uint32_t me) {
             exec_announce(route_put);
             io_flush_all();
         }
-        n = io_wait(me, events, -1, true);
-
-        if (n < 0)
+        if (!io_spin() && !io_wait(me, -1, &n))
             return false;
-        io_dispatch(events, n);
     }
     io_leave();
     return !atomic_load(&io.stopping);
@@ -450,8 +487,7 @@ bool io_lead(uint32_t me) {
 
 /* The io thread leads as long as every worker is in Python or asleep. */
 static void io_stand_in(void) {
-    struct epoll_event events[IO_EVENTS];
-
+    bool leads;
     stats_add(STATS_LEAD_TAKEN, 1);
     exec_announce(route_put);
     io_flush_all();
@@ -461,11 +497,10 @@ static void io_stand_in(void) {
 
         exec_supervise(exec_now());
         atomic_store(&io.standing, true);
-        n = io_wait(LEADER_IO, events, before > 0 ? IO_WAITING_MS : -1, false);
+        leads = io_wait(LEADER_IO, before > 0 ? IO_WAITING_MS : -1, &n);
         atomic_store(&io.standing, false);
-        if (n < 0)
+        if (!leads)
             return;
-        io_dispatch(events, n);
         if (n > 0 && exec_load() > 0) {
             exec_announce(route_put);
             io_flush_all();

@@ -27,6 +27,7 @@ tests(Node) ->
      {"odd names in the handshake", fun() -> odd_names(Node) end},
      {"a peer that comes back under its name with a new creation", fun() -> comes_back(Node) end},
      {"two hundred short connections leave no descriptor and no thread behind", fun() -> no_leak(Node) end},
+     {"a peer that never stops sending holds up no other", fun() -> flood(Node) end},
      {"a peer that reads nothing stalls nobody, and gets all when it reads", fun() -> not_reading(Node) end},
      {"a peer that reads nothing and goes leaves nothing behind", fun deaf_and_gone/0},
      {background, "a peer that reads nothing is dropped if it is silent, not if it ticks", fun deaf_and_silent/0},
@@ -508,6 +509,19 @@ quarantine() ->
         false -> 0;
         _ -> 512
     end.
+
+%% Ticks without end: the connection always has something to read.
+flood(Node = #{node := N}) ->
+    {ok, Peer} = wire:connect(Node),
+    Ticks = binary:copy(<<0:32>>, 16384),
+    Flood = spawn_link(fun Send() -> wire:send(Peer, Ticks), Send() end),
+    receive after 50 -> ok end,
+    Times = [element(1, live:timed(fun() -> pong = net_adm:ping(N) end)) || _ <- lists:seq(1, 200)],
+    live:note("ping beside a flood: slowest ~.1f ms", [lists:max(Times)]),
+    ?assert(lists:max(Times) < live:ms(500)),
+    unlink(Flood),
+    exit(Flood, kill),
+    gen_tcp:close(maps:get(socket, Peer)).
 
 %% A peer that has asked for 300 answers of 1 MiB, and leaves them unread.
 deaf_peer(Node, Size) ->
