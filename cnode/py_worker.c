@@ -116,17 +116,6 @@ static PyObject *py_worker_call(const struct request *r) {
     return r->target ? py_server_handle(r) : py_call(r);
 }
 
-/* Remembers c to be written to later: false when there is no room for another. */
-static bool py_worker_touch(struct py_worker_batch *batch, struct conn *c) {
-    for (size_t i = 0; i < batch->len; i++)
-        if (batch->conns[i] == c)
-            return true;
-    if (batch->len == PY_WORKER_CONNS)
-        return false;
-    batch->conns[batch->len++] = conn_ref(c);
-    return true;
-}
-
 /* Writes all answers of the batch so far. Outside Python. */
 static void py_worker_flush(struct py_worker_batch *batch) {
     for (size_t i = 0; i < batch->len; i++) {
@@ -134,6 +123,19 @@ static void py_worker_flush(struct py_worker_batch *batch) {
         conn_unref(batch->conns[i]);
     }
     batch->len = 0;
+}
+
+/* Remembers c to be written to later. */
+static void py_worker_touch(struct py_worker_batch *batch, struct conn *c) {
+    for (size_t i = 0; i < batch->len; i++)
+        if (batch->conns[i] == c)
+            return;
+    if (batch->len == PY_WORKER_CONNS) {
+        py_leave();
+        py_worker_flush(batch);
+        py_enter();
+    }
+    batch->conns[batch->len++] = conn_ref(c);
 }
 
 /* Runs one request to its end and leaves its answer in the connection's outbox. */
@@ -148,8 +150,7 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_wo
             py_worker_fail(r, out, &exit);
         if (out->len > 0) {
             route_put(r, out);
-            if (!py_worker_touch(batch, r->conn))
-                io_flush(r->conn);
+            py_worker_touch(batch, r->conn);
         }
     } else {
         PyErr_Clear();
