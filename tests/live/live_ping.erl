@@ -135,24 +135,42 @@ never_there() ->
     true = erlang:monitor_node('nobody@127.0.0.1', true),
     ?assertEqual(down, live:expect(5000, fun({nodedown, 'nobody@127.0.0.1'}) -> {ok, down} end)).
 
-%% The time of each round moves a little, so that all orders of the two handshakes occur.
-both_at_once(#{node := N}) ->
+%% Python sends when the door is opened, and that only when the node has seen the connection go, for
+%% what is sent on one that is gone is lost. The ping comes 0 to 1.5 ms later, so that all orders of
+%% the two handshakes occur.
+both_at_once(Node = #{node := N}) ->
     true = register(both_at_once, self()),
+    Gate = #{port := Port} = live:gate(),
     [begin
-         none = rpc:call(N, meet, send_in, [0.03, <<"both_at_once">>, atom_to_binary(node()), I]),
-         true = erlang:disconnect_node(N),
-         receive after 24 + I rem 8 -> ok end,
+         none = rpc:call(N, meet, send_later, [Port, <<"both_at_once">>, atom_to_binary(node()), I]),
+         Door = live:entered(Gate),
+         disconnect(Node),
+         live:open(Door),
+         busy(I rem 16 * 100),
          pong = net_adm:ping(N),
          ?assertEqual(I, live:expect(5000, fun(M) when is_integer(M) -> {ok, M} end))
-     end || I <- lists:seq(1, 24)],
+     end || I <- lists:seq(1, 32)],
     unregister(both_at_once).
 
+%% Returns when the node knows it, too.
+disconnect(Node = #{node := N}) ->
+    Mark = live:mark(Node),
+    true = erlang:disconnect_node(N),
+    live:wait_line(Node, "conn " ++ atom_to_list(node()) ++ ": closed", Mark).
+
+busy(Us) ->
+    End = erlang:monotonic_time(microsecond) + Us,
+    (fun Spin() -> erlang:monotonic_time(microsecond) < End andalso Spin() end)().
+
 %% Each thread finds no connection; had each opened one, the later would close the earlier ones.
-crowd(#{node := N}) ->
+crowd(Node = #{node := N}) ->
     true = register(crowd, self()),
+    Gate = #{port := Port} = live:gate(),
     [begin
-         none = rpc:call(N, meet, crowd_in, [0.03, 20, <<"crowd">>, atom_to_binary(node())]),
-         true = erlang:disconnect_node(N),
+         none = rpc:call(N, meet, crowd_later, [Port, 20, <<"crowd">>, atom_to_binary(node())]),
+         Door = live:entered(Gate),
+         disconnect(Node),
+         live:open(Door),
          ?assertEqual(lists:seq(0, 19), lists:sort([live:expect(5000, fun(M) when is_integer(M) -> {ok, M} end)
                                                     || _ <- lists:seq(1, 20)]))
      end || _ <- lists:seq(1, 10)],

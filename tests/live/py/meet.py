@@ -3,15 +3,26 @@
 import threading
 
 import erlang
+import gate
 
 
-def send_in(seconds, name, node, term):
-    """Sends the term after a while, whether there is a connection then or not."""
-    threading.Timer(seconds, erlang.send, [(name, node), term]).start()
+def later(port, function, *args):
+    """Calls the function in a thread when the test opens the door, whether its node is connected or not."""
+
+    def run():
+        gate.wait(port)
+        function(*args)
+
+    threading.Thread(target=run).start()
 
 
-def crowd_in(seconds, size, name, node):
-    """Lets many threads, after a while, send their number at once."""
+def send_later(port, name, node, term):
+    """Sends the term."""
+    later(port, erlang.send, (name, node), term)
+
+
+def crowd_later(port, size, name, node):
+    """Lets many threads send their numbers at once."""
     start = threading.Barrier(size)
 
     def member(number):
@@ -22,4 +33,4 @@ def crowd_in(seconds, size, name, node):
         for number in range(size):
             threading.Thread(target=member, args=[number]).start()
 
-    threading.Timer(seconds, gather).start()
+    later(port, gather)
