@@ -554,8 +554,11 @@ static void test_threads(void) {
         exec_list(list_cb, &listed);
         sched_yield();
     }
-    for (i = 0; i < PUSHERS; i++)
+    atomic_store(&full, -1);
+    for (i = 0; i < PUSHERS; i++) {
         pthread_join(threads[i], NULL);
+        exec_release(CONN(i));
+    }
     ok(supervise_until(&served, all - look(&cancelled) - look(&refused)),
        "all are served, cancelled or refused, each once");
     ok(look(&claimed) <= look(&served), "some had lost their audience");
