@@ -11,6 +11,7 @@
 #include "py_decode.h"
 #include "py_encode.h"
 #include "py_error.h"
+#include "py_executor.h"
 #include "py_server.h"
 #include "py_types.h"
 
@@ -181,7 +182,8 @@ static struct PyModuleDef py_module_def = {
 PyMODINIT_FUNC PyInit__erlang(void) {
     PyObject *module = PyModule_Create(&py_module_def);
 
-    if (module && (py_types_add(module) < 0 || py_atom_init(py_module_options->max_atoms) < 0))
+    if (module && (py_types_add(module) < 0 || py_executor_add(module) < 0 ||
+                   py_atom_init(py_module_options->max_atoms) < 0))
         Py_CLEAR(module);
     return module;
 }

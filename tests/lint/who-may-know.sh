@@ -16,7 +16,7 @@ read(2) and write(2) | (^|[^[:alnum:]_>.])(read|write) ?\( | io.c conn.c outbox.
 entering and leaving Python | \b(PyGILState_|PyEval_(Save|Restore)Thread|PyThreadState_|Py_Initialize|Py_Finalize|Py_(BEGIN|END)_ALLOW_THREADS) | py.c
 Python at all | <Python\.h>|\bPyObject\b|\bPy_(INCREF|DECREF)\b | py*.[ch] main.c
 asyncio | asyncio | py_loop.c
-making threads | \bpthread_create\b | exec.c io.c py_executor.c node.c
+making threads | \bpthread_create\b | exec.c io.c taskpool.c node.c
 the environment | \b(secure_)?getenv\b|\benviron\b | options.c node.c
 the command line | \bargv\b | options.[ch] main.c py.c
 END
