@@ -145,10 +145,21 @@ static int node_cb_socket(void **ctx, void *setup) {
     return 0;
 }
 
+/* Closes a descriptor of an incoming handshake, which nobody may shut down from then on: its number
+ * may be another's. */
+static void node_close_handshake(struct node_handshake *h, int fd) {
+    pthread_mutex_lock(&node.lock);
+    h->fd = -1;
+    close(fd);
+    pthread_mutex_unlock(&node.lock);
+}
+
 static int node_cb_close(void *ctx) {
     struct node_socket *s = ctx;
 
-    if (!s->keep)
+    if (!s->keep && node_shaking)
+        node_close_handshake(node_shaking, s->fd);
+    else if (!s->keep)
         close(s->fd);
     free(s);
     return 0;
@@ -542,7 +553,7 @@ static void *node_handshake_main(void *arg) {
     if (fd < 0) {
         node_handshake_failed(h);
         if (node_accepted >= 0)
-            close(node_accepted);
+            node_close_handshake(h, node_accepted);
     }
     node_handshake_ended(h); /* first: after this the descriptor may be closed by others */
     if (fd >= 0)
@@ -560,7 +571,8 @@ static void node_evict_locked(void) {
         h = h->next;
     if (h && !h->evicted) {
         h->evicted = true;
-        shutdown(h->fd, SHUT_RDWR);
+        if (h->fd >= 0)
+            shutdown(h->fd, SHUT_RDWR);
     }
     io_set_accepting(node.accepting = false);
 }
@@ -585,13 +597,13 @@ static void node_shake(int fd) {
 }
 
 void node_accept(void) {
-    for (;;) {
+    for (bool first = true;; first = false) {
         bool full;
         int fd;
 
         pthread_mutex_lock(&node.lock);
         full = node.n_handshakes >= NODE_HANDSHAKES;
-        if (full)
+        if (full && first) /* only then it is sure that one more waits */
             node_evict_locked();
         pthread_mutex_unlock(&node.lock);
         if (full)

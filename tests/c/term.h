@@ -309,7 +309,7 @@ TAP_UNUSED static const char *term_text(struct slice term) {
 /* All frames in a buffer as text, one a line; a tick is "tick". */
 TAP_UNUSED static const char *term_frames(const void *data, size_t len) {
     struct term_out o = term_out_new();
-    const uint8_t *p = data, *end = p + len;
+    const uint8_t *p = data, *end = len ? p + len : p;
 
     while (p < end) {
         uint32_t n = term_u32(&p);

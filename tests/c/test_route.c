@@ -1,4 +1,4 @@
-/* test_route.c - control messages: what goes back to the peer, what is queued, who is told of an end.
+/* test_route.c - control messages: what goes back, what is queued, who is told of an end.
  *
  * Two connections over socket pairs; the main thread plays the leader, the worker and both peers.
  * Each frame is fed as a part of a buffer that is overwritten afterwards, or as a buffer of its
@@ -423,6 +423,7 @@ static void test_exits(void) {
         const char *pid = call(&a, P, R, "[link,monitor]"), *want;
         struct request *r = i % 2 ? exec_pop(&me) : NULL;
         const char *at = strstr(exits[i].control, "%s");
+        uint64_t cancelled = stats_get(STATS_CANCELLED);
 
         snprintf(control, sizeof control, "%.*s%s%s", (int)(at - exits[i].control),
                  exits[i].control, pid, at + 2);
@@ -434,6 +435,8 @@ static void test_exits(void) {
                     exits[i].seen);
         is_str(got(&a), want, "so is its caller");
         is_int(exec_load(), r ? 1 : 0, "%s", r ? "it runs on" : "it waits no more");
+        is_int(stats_get(STATS_CANCELLED) - cancelled, r ? 0 : 1, "%s as cancelled",
+               r ? "which does not count" : "which counts");
         if (r)
             finish(r, "normal");
         is_str(got(&b), "", "nobody is told twice");
@@ -587,7 +590,7 @@ static void test_draining(void) {
     is_int(exec_load(), 0, "nothing is queued");
 }
 
-/* What a message costs is no matter of how its frame has come. */
+/* All that is the same however a frame has come. */
 static void test_all(void) {
     test_ping();
     a.conn->ticked = b.conn->ticked = 0;

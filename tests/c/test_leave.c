@@ -1,0 +1,459 @@
+/* test_leave.c - how the node goes: signals, a second one, drain, its timeout, the stop.
+ *
+ * Each scene is a child process, as what it does cannot be undone; it says what it finds in its log
+ * and exit status. Where a pool is needed its hooks stand for Python.
+ */
+#include "config.h"
+
+#include "exec.h"
+#include "io.h"
+#include "leave.h"
+#include "log.h"
+#include "route.h"
+#include "tap.h"
+
+#include <netinet/in.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define LEAVE_TSAN 1
+#elif defined(__has_feature)
+#define LEAVE_TSAN __has_feature(thread_sanitizer)
+#else
+#define LEAVE_TSAN 0
+#endif
+
+enum { MIB = 1 << 20 };
+
+static sem_t reported, entered, let_go;
+static pthread_t main_thread;
+
+static void wait_for(sem_t *s) {
+    while (sem_wait(s) < 0)
+        ;
+}
+
+/* A finding of the scene: in its log, where the test looks for it. */
+static void find(bool good, const char *what) {
+    log_info("%s: %s", good ? "good" : "BAD", what);
+}
+
+static void report_cb(void) {
+    sem_post(&reported);
+}
+
+static void nothing_cb(void) {
+}
+
+static void worker_cb(struct exec_worker *w) {
+    (void)w;
+}
+
+static void serve_cb(struct exec_worker *w) {
+    struct request *r;
+
+    atomic_store(&w->state, EXEC_RUNNING);
+    while ((r = exec_pop(w))) {
+        sem_post(&entered);
+        wait_for(&let_go);
+        exec_finish(w, r);
+        request_free(r);
+    }
+}
+
+static bool lead_cb(struct exec_worker *w) {
+    return io_lead(w->number);
+}
+
+static const struct exec_hooks hooks = {worker_cb, serve_cb, lead_cb, worker_cb, NULL};
+
+/* A pool without threads: the scene plays the worker. */
+static void start(double drain_timeout, bool script) {
+    struct err e;
+
+    main_thread = pthread_self();
+    exec_init(1, 1, 100, &hooks);
+    if (leave_init(drain_timeout, script, &e) < 0)
+        _exit(98);
+}
+
+/* Comes back when the leader has taken notice of all that was before. */
+static void settle(void) {
+    for (int i = 0; i < 2; i++) {
+        io_signal(SIGUSR1);
+        wait_for(&reported);
+    }
+}
+
+/* A pool with threads, one of which leads when this comes back. */
+static void start_node(double drain_timeout) {
+    struct io_settings settings = {
+        .listener = socket(AF_INET, SOCK_STREAM, 0),
+        .net_ticktime = 3600,
+        .max_frame = MIB,
+        .accept = nothing_cb,
+        .epmd = nothing_cb,
+        .report = report_cb,
+    };
+    struct err e;
+
+    sem_init(&reported, 0, 0);
+    sem_init(&entered, 0, 0);
+    sem_init(&let_go, 0, 0);
+    start(drain_timeout, false);
+    request_init("py@h", 77);
+    route_init("py@h");
+    if (listen(settings.listener, 1) < 0 || io_init(&settings, &e) < 0 || io_start(&e) < 0 ||
+        exec_start() < 0)
+        _exit(97);
+    settle();
+}
+
+/* Exec compares the address of a connection only. */
+static void push(void) {
+    static char conn;
+    struct request *r = xcalloc(1, sizeof *r);
+
+    r->kind = REQUEST_SERVER_CALL;
+    r->conn = (struct conn *)&conn;
+    if (!exec_push(r))
+        _exit(96);
+}
+
+static void thread(void *(*fn)(void *)) {
+    pthread_t t;
+
+    if (pthread_create(&t, NULL, fn, NULL) != 0)
+        _exit(95);
+    pthread_detach(t);
+}
+
+/* Signals. */
+
+static void (*handler_of(int signo))(int) {
+    struct sigaction action;
+
+    sigaction(signo, NULL, &action);
+    return action.sa_handler;
+}
+
+static void handlers_scene(void) {
+    struct sigaction action;
+
+    start(1, false);
+    find(handler_of(SIGPIPE) == SIG_IGN, "SIGPIPE is ignored");
+    find(handler_of(SIGTERM) != SIG_DFL && handler_of(SIGINT) != SIG_DFL, "SIGTERM, SIGINT");
+    find(handler_of(SIGHUP) != SIG_DFL && handler_of(SIGUSR1) != SIG_DFL, "SIGHUP, SIGUSR1");
+    sigaction(SIGTERM, NULL, &action);
+    find(action.sa_flags & SA_RESTART, "calls go on after a signal");
+}
+
+static void script_scene(void) {
+    start(1, true);
+    find(handler_of(SIGPIPE) == SIG_IGN, "SIGPIPE is ignored");
+    find(handler_of(SIGTERM) == SIG_DFL && handler_of(SIGINT) == SIG_DFL, "SIGTERM, SIGINT");
+    find(handler_of(SIGHUP) != SIG_DFL && handler_of(SIGUSR1) != SIG_DFL, "SIGHUP, SIGUSR1");
+}
+
+static void sigterm_scene(void) {
+    start(60, false);
+    find(!route_draining(), "it does not drain yet");
+    raise(SIGTERM);
+    find(!route_draining(), "a signal only tells who waits for it");
+    find(leave_wait() == 0, "status 0");
+    find(route_draining(), "it drains");
+}
+
+static void sigint_scene(void) {
+    start(60, false);
+    raise(SIGINT);
+}
+
+static void sigterm_twice_scene(void) {
+    start(60, false);
+    raise(SIGTERM);
+    log_info("still here");
+    raise(SIGTERM);
+}
+
+static void drain_interrupted(int signo) {
+    start(60, false);
+    push();
+    raise(SIGTERM);
+    leave_drain_begin();
+    find(!leave_drained(), "a request has not ended");
+    raise(signo);
+    find(false, "still here");
+}
+
+static void drain_sigterm_scene(void) {
+    drain_interrupted(SIGTERM);
+}
+
+static void drain_sigint_scene(void) {
+    drain_interrupted(SIGINT);
+}
+
+static void sigpipe_scene(void) {
+    start(60, false);
+    raise(SIGPIPE);
+}
+
+static void *request_main(void *arg) {
+    leave_request();
+    leave_request();
+    return arg;
+}
+
+/* Asks twice, from another thread; not under ThreadSanitizer, which may keep such a signal back. */
+static void request(void) {
+    pthread_t t;
+
+    if (LEAVE_TSAN) {
+        request_main(NULL);
+        return;
+    }
+    if (pthread_create(&t, NULL, request_main, NULL) != 0)
+        _exit(95);
+    pthread_join(t, NULL);
+}
+
+static void request_scene(void) {
+    start(60, false);
+    request();
+    find(leave_wait() == 0, "status 0");
+    leave_request();
+    find(route_draining(), "it drains");
+}
+
+static _Atomic int terms;
+static _Atomic bool in_main;
+
+static void script_handler(int signo) {
+    (void)signo;
+    atomic_store(&in_main, pthread_equal(pthread_self(), main_thread));
+    atomic_fetch_add(&terms, 1);
+}
+
+/* With a script the signal is its own: all the node does is refuse what comes. */
+static void request_script_scene(void) {
+    start(60, true);
+    signal(SIGTERM, script_handler);
+    request();
+    while (atomic_load(&terms) == 0)
+        leave_pause();
+    leave_request();
+    find(atomic_load(&terms) == 1, "one SIGTERM, however often it is asked for");
+    find(atomic_load(&in_main), "for the main thread");
+    find(route_draining(), "it drains");
+}
+
+/* SIGHUP and SIGUSR1 are for who leads. */
+static void forward_scene(void) {
+    char *path = tap_path("node.log"), *old = tap_path("node.log.1");
+
+    if (log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, path) < 0)
+        _exit(94);
+    start_node(60);
+    if (rename(path, old) < 0)
+        _exit(94);
+    raise(SIGUSR1);
+    wait_for(&reported);
+    log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, NULL);
+    find(access(path, F_OK) < 0, "SIGUSR1 reports, and opens no log");
+    log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, old);
+    rename(old, path);
+    raise(SIGHUP);
+    settle();
+    log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, NULL);
+    find(access(old, F_OK) == 0, "SIGHUP opens the log again");
+}
+
+/* Drain. */
+
+static struct exec_worker me;
+static _Atomic bool finished;
+
+/* Plays a worker that is in the middle of a request when the node is told to go. */
+static void *finish_main(void *arg) {
+    while (!route_draining())
+        leave_pause();
+    atomic_store(&finished, true);
+    exec_finish(&me, me.current);
+    return arg;
+}
+
+static void drain_scene(void) {
+    start(60, false);
+    push();
+    if (!exec_pop(&me))
+        _exit(93);
+    thread(finish_main);
+    raise(SIGTERM);
+    find(leave_wait() == 0, "status 0");
+    find(atomic_load(&finished) && exec_load() == 0, "what ran has ended");
+}
+
+static void timeout_scene(void) {
+    int64_t begin = exec_now();
+
+    start(0.1, false);
+    push();
+    push();
+    leave_drain_begin();
+    find(!leave_drained(), "not at once");
+    while (!leave_drained())
+        leave_pause();
+    find(exec_now() - begin >= 100000000, "not before the time is over");
+    find(exec_load() == 2, "though nothing has ended");
+}
+
+static void no_time_scene(void) {
+    start(0, false);
+    leave_drain_begin();
+    find(leave_drained(), "no time is enough for nothing");
+    push();
+    find(leave_drained(), "nor does it wait when there is none");
+}
+
+/* An answer that the peer has not taken yet is not finished. */
+static void answer_scene(void) {
+    static uint8_t data[MIB];
+    struct conn *c;
+    size_t left = sizeof data;
+    int fds[2];
+
+    start_node(60);
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+        _exit(94);
+    c = conn_ref(conn_new(fds[0], "a@host"));
+    io_add(c);
+    settle();
+    leave_drain_begin();
+    find(leave_drained(), "a connection with nothing to send is in nobody's way");
+    outbox_put(&c->out, data, sizeof data);
+    io_flush(c);
+    find(!leave_drained(), "an answer is on its way");
+    while (left > 0) {
+        ssize_t n = recv(fds[1], data, left, 0);
+
+        if (n <= 0)
+            break;
+        left -= (size_t)n;
+    }
+    while (!leave_drained())
+        leave_pause();
+    find(left == 0 && atomic_load(&c->out.bytes) == 0, "the peer has all of it");
+    conn_unref(c);
+}
+
+/* Stop. */
+
+static void count_cb(void *arg, const struct exec_worker *w) {
+    (void)w;
+    ++*(int *)arg;
+}
+
+static void stop_scene(void) {
+    int workers = 0;
+
+    start_node(60);
+    push();
+    io_kick();
+    wait_for(&entered);
+    sem_post(&let_go);
+    raise(SIGTERM);
+    leave_wait();
+    find(leave_stop(), "all have ended");
+    exec_list(count_cb, &workers);
+    find(workers == 0, "no worker is left");
+    find(leave_stop(), "a second stop answers the same");
+}
+
+static void stuck_scene(void) {
+    int64_t begin;
+
+    start_node(60);
+    push();
+    io_kick();
+    wait_for(&entered);
+    begin = exec_now();
+    find(!leave_stop(), "a worker is stuck");
+    find(exec_now() - begin >= 900000000, "it was given its second");
+    begin = exec_now();
+    find(!leave_stop(), "a second stop answers the same");
+    find(exec_now() - begin < 900000000, "at once");
+}
+
+/* What a scene has to end with: its findings, its exit status, and what its log has and has not. */
+static const struct {
+    void (*scene)(void);
+    const char *what;
+    int findings, status;
+    const char *has, *has_not;
+} scenes[] = {
+    {handlers_scene, "signals without a script", 4, 0, NULL, "draining"},
+    {script_scene, "signals with a script: two are Python's", 3, 0, NULL, "draining"},
+    {sigterm_scene, "SIGTERM", 4, 0, "info node: draining: 0 requests to finish\n", "timeout"},
+    {sigint_scene, "SIGINT", 0, 128 + SIGINT, NULL, "draining"},
+    {sigterm_twice_scene, "SIGTERM twice", 0, 128 + SIGTERM, "still here", "draining"},
+    {drain_sigterm_scene, "SIGTERM during the drain", 1, 128 + SIGTERM, "draining: 1 ", "timeout"},
+    {drain_sigint_scene, "SIGINT during the drain", 1, 128 + SIGINT, "draining: 1 ", "timeout"},
+    {sigpipe_scene, "SIGPIPE", 0, 0, NULL, NULL},
+    {request_scene, "leave_request", 2, 0, "node: draining: 0 requests to finish\n", "timeout"},
+    {request_script_scene, "leave_request with a script", 3, 0, NULL, "node: draining"},
+    {forward_scene, "SIGHUP and SIGUSR1", 2, 0, NULL, "draining"},
+    {drain_scene, "drain", 2, 0, "node: draining: 1 requests to finish\n", "timeout"},
+    {timeout_scene, "the drain timeout", 3, 0,
+     "warning node: drain timeout: 2 requests not finished\n", NULL},
+    {no_time_scene, "a drain timeout of nothing", 2, 0, "drain timeout: 1 requests", NULL},
+    {answer_scene, "a drain with an answer to be written", 3, 0, "conn a@host: up", "timeout"},
+    {stop_scene, "stop", 3, 0, "info node: stopped\n", "timeout"},
+    {stuck_scene, "stop with a stuck worker", 4, 0, "info node: stopped\n", NULL},
+};
+
+static int count(const char *log, const char *part) {
+    int n = 0;
+
+    for (; (log = strstr(log, part)); log += strlen(part))
+        n++;
+    return n;
+}
+
+/* The findings that are bad as lines of explanation. */
+static void show_bad(char *log) {
+    for (char *line = strtok(log, "\n"); line; line = strtok(NULL, "\n"))
+        if (!strstr(line, " good: "))
+            diag("%s", line);
+}
+
+int main(void) {
+    char *path = tap_path("log");
+
+    for (size_t i = 0; i < sizeof scenes / sizeof scenes[0]; i++) {
+        const char *what = scenes[i].what;
+        int status = tap_child(scenes[i].scene, path);
+        char *log = tap_slurp(path);
+        bool good;
+
+        is_int(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), scenes[i].status,
+               "%s: the exit status", what);
+        good =
+            is_int(count(log, " good: "), scenes[i].findings, "%s: all is as it should be", what);
+        if (scenes[i].has)
+            has_str(log, scenes[i].has, "%s: the log tells of it", what);
+        if (scenes[i].has_not)
+            good = ok(!strstr(log, scenes[i].has_not), "%s: no line with %s", what,
+                      scenes[i].has_not) &&
+                   good;
+        if (scenes[i].scene == stop_scene || scenes[i].scene == stuck_scene)
+            is_int(count(log, "node: stopped"), 1, "%s: it stops once", what);
+        if (!good)
+            show_bad(log);
+        free(log);
+    }
+    free(path);
+    return tap_end();
+}

@@ -1,0 +1,860 @@
+/* test_node.c - how the node meets others: name, listening, handshakes in both directions, epmd.
+ *
+ * The peers are feigned by hand over TCP, with the digest of the handshake made here; a pool of one
+ * worker leads. A real epmd runs on a port of its own; it dies with this program.
+ */
+#include "config.h"
+
+#include "conn.h"
+#include "io.h"
+#include "log.h"
+#include "meet.h"
+#include "node.h"
+#include "route.h"
+#include "stats.h"
+#include "tap.h"
+#include "term.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sysexits.h>
+
+enum { SECONDS = 30, CLIENTS = 64 };
+
+#define HOST "127.0.0.1"
+#define SELF "py@" HOST
+#define COOKIE "secret"
+
+/* What OTP 25 holds to be mandatory up to OTP 29, and SPAWN, ALIAS, UNLINK_ID. */
+static const uint64_t flags_of_peer = UINT64_C(0x1d03070fbc);
+/* What a BEAM needs of us beside libei's own. */
+static const uint64_t flags_of_ours = UINT64_C(1) << 32 | UINT64_C(1) << 35 | 0x20;
+
+static char *log_path;
+
+static void moment(void) {
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+}
+
+/* Waits until the log has the text. */
+static bool logged(const char *text) {
+    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    bool found = false;
+
+    while (!found && exec_now() < end) {
+        char *lines = tap_slurp(log_path);
+
+        found = strstr(lines, text);
+        free(lines);
+        if (!found)
+            moment();
+    }
+    return found;
+}
+
+/* Waits until a counter has come to a value. */
+static bool counted(enum stats_counter counter, uint64_t value) {
+    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+
+    while (stats_get(counter) < value && exec_now() < end)
+        moment();
+    return stats_get(counter) == value;
+}
+
+/* MD5, RFC 1321: of less than 56 bytes, which is enough for a cookie and a number. */
+static void md5(const char *text, uint8_t *digest) {
+    static const uint8_t turns[] = {7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21};
+    static const uint32_t sines[] = {
+        0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613,
+        0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193,
+        0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa, 0xd62f105d,
+        0x02441453, 0xd8a1e681, 0xe7d3fbc8, 0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed,
+        0xa9e3e905, 0xfcefa3f8, 0x676f02d9, 0x8d2a4c8a, 0xfffa3942, 0x8771f681, 0x6d9d6122,
+        0xfde5380c, 0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70, 0x289b7ec6, 0xeaa127fa,
+        0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665, 0xf4292244,
+        0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92, 0xffeff47d, 0x85845dd1,
+        0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb,
+        0xeb86d391,
+    };
+    uint32_t h[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476}, s[4], m[16] = {0};
+    size_t len = strlen(text);
+
+    if (len >= 56)
+        tap_bail("md5: %s: too long", text);
+    for (size_t i = 0; i <= len; i++)
+        m[i / 4] |= (uint32_t)(i < len ? (uint8_t)text[i] : 0x80) << i % 4 * 8;
+    m[14] = (uint32_t)len * 8;
+    memcpy(s, h, sizeof s);
+    for (uint32_t i = 0; i < 64; i++) {
+        uint32_t b = s[1], c = s[2], d = s[3], f, g, n = turns[i / 16 * 4 + i % 4];
+
+        f = i < 16   ? (b & c) | (~b & d)
+            : i < 32 ? (d & b) | (~d & c)
+            : i < 48 ? b ^ c ^ d
+                     : c ^ (b | ~d);
+        g = i < 16 ? i : i < 32 ? 5 * i + 1 : i < 48 ? 3 * i + 5 : 7 * i;
+        f += s[0] + m[g % 16] + sines[i];
+        s[0] = d;
+        s[3] = c;
+        s[2] = b;
+        s[1] = b + (f << n | f >> (32 - n));
+    }
+    for (size_t i = 0; i < 16; i++)
+        digest[i] = (uint8_t)((h[i / 4] + s[i / 4]) >> i % 4 * 8);
+}
+
+static void digest_of(const char *cookie, uint32_t challenge, uint8_t *digest) {
+    char text[56];
+
+    snprintf(text, sizeof text, "%s%u", cookie, challenge);
+    md5(text, digest);
+}
+
+/* Handshakes by hand. */
+
+/* Connects to a port of this host: -1 if nobody listens there. */
+static int tcp_try(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static int tcp(int port) {
+    int fd = tcp_try(port);
+
+    if (fd < 0)
+        tap_bail("cannot connect to port %d: %s", port, strerror(errno));
+    return fd;
+}
+
+/* Listens on *port, 0 for any, which is then told: -1 if it is taken. */
+static int tcp_listen(int *port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)*port)};
+    socklen_t len = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 8) < 0 ||
+        getsockname(fd, (struct sockaddr *)&address, &len) < 0) {
+        close(fd);
+        return -1;
+    }
+    *port = ntohs(address.sin_port);
+    return fd;
+}
+
+/* Reads n bytes: whether they came before the connection ended. */
+static bool read_all(int fd, void *data, size_t n) {
+    struct pollfd p = {fd, POLLIN, 0};
+    size_t len = 0;
+    ssize_t more;
+
+    for (; len < n; len += (size_t)more) {
+        if (poll(&p, 1, SECONDS * 1000) != 1)
+            tap_bail("a peer waits in vain");
+        more = recv(fd, (char *)data + len, n - len, 0);
+        if (more <= 0)
+            return false;
+    }
+    return true;
+}
+
+/* Whether the node has closed the connection. */
+static bool is_closed(int fd) {
+    uint8_t byte;
+
+    while (read_all(fd, &byte, 1))
+        ;
+    return true;
+}
+
+/* Sends one packet of the handshake, its length in two bytes and what b holds; b is emptied. */
+static void packet_send(int fd, struct buf *b) {
+    uint8_t head[2] = {(uint8_t)(b->len >> 8), (uint8_t)b->len};
+
+    if (send(fd, head, 2, MSG_NOSIGNAL | MSG_MORE) == 2)
+        (void)!send(fd, b->data, b->len, MSG_NOSIGNAL);
+    buf_done(b);
+    *b = (struct buf){0};
+}
+
+/* The next packet, ended by a zero: its length, 0 if there is none. */
+static size_t packet_read(int fd, uint8_t *packet, size_t size) {
+    uint8_t head[2];
+    size_t n;
+
+    if (!read_all(fd, head, 2))
+        return 0;
+    n = (size_t)head[0] << 8 | head[1];
+    if (n >= size || !read_all(fd, packet, n))
+        return 0;
+    packet[n] = 0;
+    return n;
+}
+
+static void put_number(struct buf *b, uint64_t value, int bytes) {
+    while (bytes-- > 0) {
+        uint8_t byte = (uint8_t)(value >> 8 * bytes);
+
+        buf_put(b, &byte, 1);
+    }
+}
+
+static void put_text(struct buf *b, const char *text, bool with_length) {
+    if (with_length)
+        put_number(b, strlen(text), 2);
+    buf_put(b, text, strlen(text));
+}
+
+/* What one side learns of the other. */
+struct shake {
+    const char *cookie; /* what it takes for the cookie */
+    char status[32];
+    uint64_t flags;
+    uint32_t creation;
+    char name[256];
+    bool proven; /* the other knows the cookie */
+};
+
+/* Takes a packet apart that begins with N and its flags; the challenge is not in a client's. */
+static bool read_name(int fd, struct shake *s, uint32_t *challenge) {
+    uint8_t packet[512];
+    size_t n = packet_read(fd, packet, sizeof packet), at = 9;
+
+    if (n < 15 || packet[0] != 'N')
+        return false;
+    s->flags = etf_be64(packet + 1);
+    if (challenge) {
+        *challenge = etf_be32(packet + at);
+        at += 4;
+    }
+    s->creation = etf_be32(packet + at);
+    snprintf(s->name, sizeof s->name, "%.255s", packet + at + 6);
+    return true;
+}
+
+static void hello(int fd, const char *name) {
+    struct buf b = {0};
+
+    put_text(&b, "N", false);
+    put_number(&b, flags_of_peer, 8);
+    put_number(&b, 4711, 4);
+    put_text(&b, name, true);
+    packet_send(fd, &b);
+}
+
+/* The rest of a client's handshake, from the status on. */
+static bool shake_on(int fd, struct shake *s) {
+    uint8_t packet[512], digest[16];
+    uint32_t challenge;
+    struct buf b = {0};
+    size_t n = packet_read(fd, packet, sizeof packet);
+
+    snprintf(s->status, sizeof s->status, "%.31s", n > 0 ? (char *)packet : "closed");
+    if (strncmp(s->status, "sok", 3) != 0 || !read_name(fd, s, &challenge))
+        return false;
+    put_text(&b, "r", false);
+    put_number(&b, 4712, 4);
+    digest_of(s->cookie, challenge, digest);
+    buf_put(&b, digest, 16);
+    packet_send(fd, &b);
+    n = packet_read(fd, packet, sizeof packet);
+    digest_of(s->cookie, 4712, digest);
+    s->proven = n == 17 && packet[0] == 'a' && memcmp(packet + 1, digest, 16) == 0;
+    return s->proven;
+}
+
+/* Connects to our node as name: the socket; s->proven says whether they have shaken hands. */
+static int shake(const char *name, const char *cookie, struct shake *s) {
+    int fd = tcp(node_port());
+
+    *s = (struct shake){.cookie = cookie};
+    hello(fd, name);
+    shake_on(fd, s);
+    return fd;
+}
+
+/* Whether our node answers a ping on a connection that has shaken hands. */
+static bool pings(int fd) {
+    struct buf b = {0};
+    uint8_t frame[512];
+    size_t n = 0;
+
+    term_put_frame(&b, "{6,<a@h,1,2,3>,'',net_kernel}",
+                   "{'$gen_call',{<a@h,1,2,3>,#<a@h,7,8,9>},{is_auth,a@h}}");
+    (void)!send(fd, b.data, b.len, MSG_NOSIGNAL);
+    buf_done(&b);
+    while (n == 0) { /* over ticks */
+        if (!read_all(fd, frame, 4))
+            return false;
+        n = etf_be32(frame);
+    }
+    return n < sizeof frame - 4 && read_all(fd, frame + 4, n) &&
+           strcmp(term_frames(frame, 4 + n), "{2,'',<a@h,1,2,3>} + {#<a@h,7,8,9>,yes}") == 0;
+}
+
+/* Waits until io knows the peer. */
+static bool is_up(const char *name) {
+    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    struct conn *c;
+
+    while (!(c = io_find(name)) && exec_now() < end)
+        moment();
+    if (c)
+        conn_unref(c);
+    return c != NULL;
+}
+
+static struct options options = {.alive = (char[]){"py"},
+                                 .host = (char[]){HOST},
+                                 .cookie = (char[]){COOKIE},
+                                 .bind = (char[]){HOST}};
+
+static void test_init(void) {
+    struct options o = options;
+    char longer[600];
+    struct err e = {0};
+
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = 0;
+    o.cookie = longer;
+    is_int(node_init(&o, &e), -1, "a cookie that is too long");
+    is_int(e.code, EX_CONFIG, "is an error of the configuration");
+    has_str(e.text, "node: " SELF ": name or cookie is too long", "and named");
+    ok(!strstr(e.text, "xxxx"), "but not told");
+    o = options;
+    o.alive = longer;
+    is_int(node_init(&o, &e), -1, "a name that is too long");
+    is_int(node_init(&options, &e), 0, "good ones");
+    is_str(node_name(), SELF, "the name");
+    ok(node_creation() != 0, "a creation");
+}
+
+static void test_listen(void) {
+    struct options o = options;
+    struct err e = {0};
+    int taken = 0, fd = tcp_listen(&taken);
+    char text[128];
+
+    o.bind = (char[]){"::1"};
+    is_int(node_listen(&o, &e), -1, "an address that is none of IPv4");
+    has_str(e.text, "node: host ::1 has no IPv4 address", "is refused");
+    o = options;
+    o.listen_min = o.listen_max = taken;
+    is_int(node_listen(&o, &e), -1, "a port that is taken");
+    is_int(e.code, EX_UNAVAILABLE, "is refused");
+    snprintf(text, sizeof text, "node: cannot listen on " HOST " port %d to %d: ", taken, taken);
+    has_str(e.text, text, "with its number");
+    o.listen_max = taken + 20;
+    ok(taken + 20 > 65535 || (node_listen(&o, &e) == 0 && node_port() > taken),
+       "in a range another one is found");
+    is_int(node_listen(&options, &e), 0, "any port");
+    ok(node_port() > 0 && node_listener() >= 0, "is told");
+    close(fd);
+}
+
+static void test_handshake(void) {
+    struct shake s;
+    int fd = shake("a@" HOST, COOKIE, &s);
+
+    is_str(s.status, "sok", "a peer is welcome");
+    is_str(s.name, SELF, "the node tells its name");
+    is_int(s.creation, node_creation(), "and creation");
+    ok((s.flags & flags_of_ours) == flags_of_ours, "it can spawn, has aliases, monitors names");
+    ok(s.proven, "it knows the cookie");
+    ok(is_up("a@" HOST), "the connection can be found");
+    ok(pings(fd), "and is used");
+    is_int(stats_get(STATS_CONNECTS), 1, "it is counted");
+    ok(logged("conn a@" HOST ": up"), "and logged");
+    close(fd);
+    ok(logged("conn a@" HOST ": closed: peer closed"), "so is its end");
+}
+
+static void test_bad_handshakes(void) {
+    static const struct {
+        const char *what, *bytes;
+        size_t len;
+    } garbage[] = {
+        {"a browser", "GET / HTTP/1.1\r\n\r\n", 18},
+        {"an empty packet", "\0\0", 2},
+        {"a packet of one byte", "\0\1N", 3},
+        {"another packet than the first", "\0\3sok", 5},
+        {"a name that is longer than its packet", "\0\20N\0\0\0\0\3\7\17\274\0\0\0\1\1\0a", 18},
+        {"a peer that can nothing", "\0\22N\0\0\0\0\0\0\0\0\0\0\0\1\0\3a@h", 20},
+    };
+    uint64_t failed = stats_get(STATS_HANDSHAKES_FAILED), connects = stats_get(STATS_CONNECTS);
+    struct shake s;
+    int fd = shake("bad@" HOST, "guess", &s);
+
+    ok(!s.proven, "a peer with another cookie is not told ours");
+    ok(is_closed(fd), "but sent away");
+    ok(counted(STATS_HANDSHAKES_FAILED, ++failed), "which is counted");
+    ok(logged("handshake: failed: "), "and logged");
+    close(fd);
+    for (size_t i = 0; i < sizeof garbage / sizeof garbage[0]; i++) {
+        fd = tcp(node_port());
+        if (send(fd, garbage[i].bytes, garbage[i].len, MSG_NOSIGNAL) < 0 ||
+            shutdown(fd, SHUT_WR) < 0)
+            tap_bail("cannot send");
+        ok(is_closed(fd), "%s is sent away", garbage[i].what);
+        ok(counted(STATS_HANDSHAKES_FAILED, ++failed), "and counted");
+        close(fd);
+    }
+    fd = tcp(node_port());
+    hello(fd, "early@" HOST);
+    close(fd);
+    ok(counted(STATS_HANDSHAKES_FAILED, ++failed), "one that goes after its name is counted");
+    is_int(stats_get(STATS_CONNECTS) - connects, 0, "none of them was connected");
+    ok(!io_find("bad@" HOST) && !io_find("early@" HOST), "nor can be found");
+}
+
+/* Our attempt to connect is under way when the peer's comes. */
+static void test_crossing(void) {
+    uint64_t failed = stats_get(STATS_HANDSHAKES_FAILED);
+    struct meet ours;
+    struct shake s;
+    int fd;
+
+    if (!meet_plan(&ours, "a@" HOST) || !meet_dial(&ours))
+        tap_bail("an attempt is left from before");
+    fd = shake("a@" HOST, COOKIE, &s);
+    is_str(s.status, "snok", "a peer of a lesser name has to leave");
+    ok(is_closed(fd), "and its connection is closed");
+    ok(logged("handshake: a@" HOST " and this node connect at once"), "the log says why");
+    is_int(stats_get(STATS_HANDSHAKES_FAILED) - failed, 0, "that is no failure");
+    close(fd);
+    fd = shake("z@" HOST, COOKIE, &s);
+    is_str(s.status, "sok", "a peer that we do not connect to is welcome meanwhile");
+    close(fd);
+    meet_end(&ours);
+
+    if (!meet_plan(&ours, "zz@" HOST) || !meet_dial(&ours))
+        tap_bail("an attempt is left from before");
+    fd = shake("zz@" HOST, COOKIE, &s);
+    is_str(s.status, "sok_simultaneous", "a peer of a greater name stays");
+    ok(s.proven && is_up("zz@" HOST) && pings(fd), "and is connected");
+    meet_end(&ours);
+    close(fd);
+}
+
+/* Plays a thread that sends to a node. */
+static void *connect_main(void *arg) {
+    struct err e;
+
+    return node_connect(arg, &e);
+}
+
+static void test_theirs_is_taken(void) {
+    uint64_t connects = stats_get(STATS_CONNECTS);
+    char name[] = "w@" HOST;
+    struct shake s = {.cookie = COOKIE};
+    uint8_t head[5];
+    int fd = tcp(node_port());
+    pthread_t thread;
+    void *c = NULL;
+    struct pollfd p = {fd, POLLIN, 0};
+
+    hello(fd, name);
+    if (poll(&p, 1, SECONDS * 1000) != 1 || recv(fd, head, 5, MSG_PEEK) < 3)
+        tap_bail("no status");
+    if (pthread_create(&thread, NULL, connect_main, name) != 0)
+        tap_bail("no thread");
+    ok(shake_on(fd, &s), "a peer shakes hands while we want to connect to it");
+    pthread_join(thread, &c);
+    ok(c && strcmp(((struct conn *)c)->peer, name) == 0,
+       "who wants to connect gets its connection");
+    is_int(stats_get(STATS_CONNECTS) - connects, 1, "there is but one");
+    if (c)
+        conn_unref(c);
+    close(fd);
+}
+
+static void test_again(void) {
+    struct shake s;
+    int first = shake("twice@" HOST, COOKIE, &s), second;
+
+    ok(pings(first), "a peer");
+    second = shake("twice@" HOST, COOKIE, &s);
+    ok(s.proven && pings(second), "that comes again is welcome");
+    ok(is_closed(first), "its first connection is closed");
+    ok(logged("conn twice@" HOST ": closed: the peer has connected again"), "as the log says");
+    close(first);
+    close(second);
+}
+
+/* As many clients as there is room for, that say nothing. */
+static void test_eviction(void) {
+    uint64_t failed = stats_get(STATS_HANDSHAKES_FAILED);
+    int fds[CLIENTS], fd, i, open = 0;
+    struct shake s;
+    uint8_t byte;
+
+    for (i = 0; i < CLIENTS; i++)
+        fds[i] = tcp(node_port());
+    fd = shake("late@" HOST, COOKIE, &s);
+    ok(s.proven && pings(fd), "%d silent clients do not keep another out", CLIENTS);
+    ok(is_closed(fds[0]), "the oldest has made room");
+    for (i = 1; i < CLIENTS; i++)
+        open += recv(fds[i], &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
+    is_int(open, CLIENTS - 1, "the others may go on");
+    ok(logged("handshake: failed: made room for a newer one"), "the log says so");
+    hello(fds[5], "patient@" HOST);
+    s = (struct shake){.cookie = COOKIE};
+    ok(shake_on(fds[5], &s) && pings(fds[5]), "and one does");
+    for (i = 0; i < CLIENTS; i++)
+        close(fds[i]);
+    ok(counted(STATS_HANDSHAKES_FAILED, failed + CLIENTS - 1), "the rest is counted as failed");
+    close(fd);
+}
+
+/* epmd. */
+
+static int epmd_port;
+
+/* Starts an epmd that ends with this process: its pid. */
+static pid_t start_epmd(void) {
+    char port[16];
+    pid_t pid;
+    int fd;
+
+    snprintf(port, sizeof port, "%d", epmd_port);
+    pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        /* It complains of clients that say nothing. */
+        dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
+        execl(PYNODE_EPMD, "epmd", "-port", port, "-address", HOST, "-relaxed_command_check", NULL);
+        _exit(127);
+    }
+    while (pid > 0 && (fd = tcp_try(epmd_port)) < 0 && waitpid(pid, NULL, WNOHANG) == 0)
+        moment();
+    if (pid < 0 || fd < 0)
+        tap_bail("no epmd");
+    close(fd);
+    return pid;
+}
+
+static void stop_epmd(pid_t pid) {
+    kill(pid, SIGTERM);
+    waitpid(pid, NULL, 0);
+}
+
+/* Registers a feigned node: the connection that keeps its name. */
+static int epmd_register(const char *alive, int port) {
+    int fd = tcp(epmd_port);
+    uint8_t answer[2];
+    struct buf b = {0};
+
+    put_number(&b, 120, 1);
+    put_number(&b, (uint64_t)port, 2);
+    put_number(&b, 72, 1); /* hidden */
+    put_number(&b, 0, 1);
+    put_number(&b, 6, 2);
+    put_number(&b, 5, 2);
+    put_text(&b, alive, true);
+    put_number(&b, 0, 2);
+    packet_send(fd, &b);
+    if (!read_all(fd, answer, 2) || answer[1] != 0)
+        tap_bail("epmd does not take %s", alive);
+    return fd;
+}
+
+/* The port that epmd has for a name, 0 if it does not know it. */
+static int epmd_lookup(const char *alive) {
+    int fd = tcp(epmd_port), port = 0;
+    uint8_t answer[4];
+    struct buf b = {0};
+
+    put_number(&b, 122, 1);
+    put_text(&b, alive, false);
+    packet_send(fd, &b);
+    if (read_all(fd, answer, 2) && answer[1] == 0 && read_all(fd, answer + 2, 2))
+        port = etf_be16(answer + 2);
+    close(fd);
+    return port;
+}
+
+/* Waits until epmd has that port for the name; 0: does not know it. */
+static bool epmd_knows(const char *alive, int port) {
+    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+
+    while (epmd_lookup(alive) != port && exec_now() < end)
+        moment();
+    return epmd_lookup(alive) == port;
+}
+
+/* Fills a pipe that the log goes to, so that who logs waits: the reading end. */
+static int clog_log(char *path) {
+    char bytes[4096] = {0};
+    int fd;
+
+    unlink(path);
+    if (mkfifo(path, 0600) < 0 || (fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC)) < 0)
+        tap_bail("no pipe: %s", strerror(errno));
+    log_open(LOG_LEVEL_WARNING, LOG_FORMAT_TEXT, path);
+    while (write(fd, bytes, sizeof bytes) > 0 || write(fd, bytes, 1) > 0)
+        ;
+    return fd;
+}
+
+static void unclog_log(int fd) {
+    char bytes[4096];
+
+    log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, log_path);
+    while (read(fd, bytes, sizeof bytes) > 0)
+        ;
+    close(fd);
+}
+
+/* A handshake that has failed is still in the list while its thread logs that. */
+static void test_stale_descriptor(void) {
+    uint64_t failed = stats_get(STATS_HANDSHAKES_FAILED);
+    char *path = tap_path("clogged");
+    int fds[CLIENTS - 2], garbage, next, pipe;
+    struct pollfd p;
+
+    pipe = clog_log(path);
+    garbage = tcp(node_port());
+    shutdown(garbage, SHUT_WR);
+    ok(is_closed(garbage), "a client that says nothing is dropped, its thread waits to log that");
+    next = tcp(node_port()); /* whose descriptor has the same number in the node */
+    for (int i = 0; i < CLIENTS - 2; i++)
+        fds[i] = tcp(node_port());
+    p = (struct pollfd){tcp(node_port()), POLLIN, 0};
+    counted(STATS_HANDSHAKES_FAILED, failed + 1);
+    poll(&p, 1, 200); /* one too many: the oldest, which is the dropped one, makes room */
+    close(p.fd);
+    p.fd = next;
+    ok(poll(&p, 1, 0) == 0, "the client that got its descriptor's number is not shut down for it");
+    unclog_log(pipe);
+    close(garbage);
+    close(next);
+    for (int i = 0; i < CLIENTS - 2; i++)
+        close(fds[i]);
+    ok(counted(STATS_HANDSHAKES_FAILED, failed + CLIENTS + 1), "all of them have ended");
+    free(path);
+}
+
+static void test_epmd(pid_t *epmd) {
+    int fd = epmd_register("py", 4321);
+    struct err e = {0};
+
+    is_int(node_epmd_port(), 0, "no epmd yet");
+    is_int(node_publish(&e), -1, "a name that another node has");
+    is_int(e.code, EX_TEMPFAIL, "may be free later");
+    has_str(e.text, "epmd: the name " SELF " is taken by a running node", "and is told");
+    close(fd);
+    ok(epmd_knows("py", 0), "it is free");
+    is_int(node_publish(&e), 0, "then it can be registered");
+    is_int(epmd_lookup("py"), node_port(), "with the port");
+    is_int(node_epmd_port(), epmd_port, "epmd's own port is known");
+    for (int i = 0; i < 2; i++) {
+        stop_epmd(*epmd);
+        *epmd = start_epmd();
+        ok(epmd_knows("py", node_port()), "after the end of epmd a new one is told the same");
+        while (node_epmd_port() == 0) /* the answer may still be on its way */
+            moment();
+        is_int(node_epmd_port(), epmd_port, "and the node knows it");
+    }
+    ok(logged("epmd: gone, registering again when it is back"), "its end was logged");
+    ok(logged("epmd: registered again"), "so was the new one");
+}
+
+/* A feigned node that we connect to: what it does with who connects. */
+struct host {
+    int listener, fd;
+    const char *status; /* what it answers */
+    bool honest;        /* knows the cookie */
+    bool dials;         /* and connects itself meanwhile */
+    struct shake shake;
+    int own; /* its own connection */
+};
+
+static struct host host;
+
+/* The other side of the handshake. */
+static void *host_main(void *arg) {
+    struct host *h = arg;
+    uint8_t packet[512], digest[16];
+    struct shake own;
+    struct buf b = {0};
+
+    h->fd = accept4(h->listener, NULL, NULL, SOCK_CLOEXEC);
+    if (h->fd < 0 || !read_name(h->fd, &h->shake, NULL))
+        return NULL;
+    put_text(&b, h->status, false);
+    packet_send(h->fd, &b);
+    if (h->dials)
+        h->own = shake("zhost@" HOST, COOKIE, &own);
+    if (strcmp(h->status, "snok") == 0)
+        return NULL;
+    put_text(&b, "N", false);
+    put_number(&b, flags_of_peer, 8);
+    put_number(&b, 99, 4);
+    put_number(&b, 4711, 4);
+    put_text(&b, "zhost@" HOST, true);
+    packet_send(h->fd, &b);
+    if (packet_read(h->fd, packet, sizeof packet) != 21 || packet[0] != 'r')
+        return NULL;
+    digest_of(COOKIE, 99, digest);
+    h->shake.proven = memcmp(packet + 5, digest, 16) == 0;
+    digest_of(h->honest ? COOKIE : "guess", etf_be32(packet + 1), digest);
+    put_text(&b, "a", false);
+    buf_put(&b, digest, 16);
+    packet_send(h->fd, &b);
+    return NULL;
+}
+
+/* Connects to the feigned node, which behaves as told. */
+static struct conn *connect_host(const char *status, bool honest, bool dials, struct err *e) {
+    int listener = host.listener;
+    struct conn *c;
+    pthread_t thread;
+
+    host = (struct host){.listener = listener, .fd = -1, .own = -1};
+    host.status = status;
+    host.honest = honest;
+    host.dials = dials;
+    if (pthread_create(&thread, NULL, host_main, &host) != 0)
+        tap_bail("no thread");
+    c = node_connect("zhost@" HOST, e);
+    pthread_join(thread, NULL);
+    return c;
+}
+
+static void test_connect(void) {
+    uint64_t connects = stats_get(STATS_CONNECTS);
+    struct err e = {0};
+    struct conn *c, *again;
+    char longer[600];
+    int port = 0, fd;
+
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = 0;
+    ok(!node_connect(longer, &e), "a name that is too long");
+    has_str(e.text, "is too long", "is told");
+    ok(!node_connect("nobody@" HOST, &e), "a node that epmd does not know");
+    has_str(e.text, "node: cannot connect to nobody@" HOST ": ", "is told");
+    ok(!node_connect("nobody", &e), "what is no node at all, too");
+
+    host.listener = tcp_listen(&port);
+    fd = epmd_register("zhost", port);
+    ok(!connect_host("sok", false, false, &e), "a node that does not know the cookie");
+    ok(is_closed(host.fd), "is hung up on");
+    close(host.fd);
+    ok(!connect_host("snok", true, false, &e), "one that refuses");
+    is_int(e.code, EX_UNAVAILABLE, "cannot be reached");
+    close(host.fd);
+    is_int(stats_get(STATS_CONNECTS) - connects, 0, "none was connected");
+
+    c = connect_host("snok", true, true, &e);
+    ok(c && strcmp(c->peer, "zhost@" HOST) == 0, "one that refuses as it connects itself");
+    ok(host.own >= 0 && pings(host.own), "by its own connection");
+    is_int(stats_get(STATS_CONNECTS) - connects, 1, "the only one");
+    if (c)
+        conn_unref(c);
+    close(host.own);
+    close(host.fd);
+    while ((c = io_find("zhost@" HOST))) { /* until its end has been seen */
+        conn_unref(c);
+        moment();
+    }
+
+    c = connect_host("sok", true, false, &e);
+    ok(c && strcmp(c->peer, "zhost@" HOST) == 0, "one that is as it should be is connected");
+    is_str(host.shake.name, SELF, "our name");
+    is_int(host.shake.creation, node_creation(), "and creation were told");
+    ok((host.shake.flags & flags_of_ours) == flags_of_ours, "and what we can");
+    ok(host.shake.proven, "and that we know the cookie");
+    ok(pings(host.fd), "it is served as any other");
+    again = node_connect("zhost@" HOST, &e);
+    ok(c == again, "who connects to it again gets the same connection");
+    is_int(stats_get(STATS_CONNECTS) - connects, 2, "which has not shaken hands twice");
+    if (c)
+        conn_unref(c);
+    if (again)
+        conn_unref(again);
+    close(host.fd);
+    close(host.listener);
+    close(fd);
+}
+
+/* A pool of one worker that leads; nothing is called. */
+
+static void nothing_cb(struct exec_worker *w) {
+    (void)w;
+}
+
+static bool lead_cb(struct exec_worker *w) {
+    return io_lead(w->number);
+}
+
+static void nothing(void) {
+}
+
+static void start(void) {
+    static const struct exec_hooks hooks = {nothing_cb, nothing_cb, lead_cb, nothing_cb, NULL};
+    struct io_settings settings = {.net_ticktime = 60,
+                                   .max_frame = 1 << 20,
+                                   .accept = node_accept,
+                                   .epmd = node_epmd_lost,
+                                   .report = nothing};
+    struct err e;
+
+    settings.listener = node_listener();
+    request_init(node_name(), node_creation());
+    route_init(node_name());
+    exec_init(1, 1, 100, &hooks);
+    if (io_init(&settings, &e) < 0 || io_start(&e) < 0)
+        tap_bail("%s", e.text);
+    if (exec_start() < 0)
+        tap_bail("no pool");
+}
+
+int main(void) {
+    char port[16];
+    pid_t epmd;
+    int fd;
+
+    /* None that connect(2) may take for its own end: it would meet itself before epmd is up. */
+    epmd_port = 20000 + (int)getpid() % 10000;
+    while ((fd = tcp_listen(&epmd_port)) < 0)
+        epmd_port++;
+    close(fd);
+    snprintf(port, sizeof port, "%d", epmd_port);
+    setenv("ERL_EPMD_PORT", port, 1);
+    log_path = tap_path("log");
+    log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, log_path);
+    epmd = start_epmd();
+    test_init();
+    test_listen();
+    start();
+    test_handshake();
+    test_bad_handshakes();
+    test_crossing();
+    test_theirs_is_taken();
+    test_again();
+    test_eviction();
+    test_stale_descriptor();
+    test_epmd(&epmd);
+    test_connect();
+    node_unpublish();
+    ok(epmd_knows("py", 0), "the name is given back");
+    exec_stop_begin();
+    io_stop();
+    ok(exec_stop_wait(SECONDS), "all ends");
+    stop_epmd(epmd);
+    free(log_path);
+    return tap_end();
+}
