@@ -376,10 +376,9 @@ static bool exec_sleep(struct exec_worker *w) {
     bool stay = true;
 
     exec_lock();
-    if (exec.queue.head || exec.stopping) {
-        stay = !exec.stopping;
+    if (exec.queue.head && !exec.stopping) {
         exec_unlock();
-        return stay;
+        return true;
     }
     atomic_store(&w->state, EXEC_IDLE);
     w->woken = false;

@@ -10,6 +10,7 @@
 #include "wake.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -42,6 +43,7 @@ static struct {
     _Atomic bool stopping;
     _Atomic bool standing; /* the io thread waits for events, as the leader or as it believes */
     _Atomic bool report, reopen;
+    _Atomic bool forked;
 
     /* The io thread sleeps on these when there is no traffic. */
     pthread_mutex_t nap_lock;
@@ -83,6 +85,34 @@ static int io_start_timer(void) {
     return io.timer < 0 ? -1 : timerfd_settime(io.timer, 0, &spec, NULL);
 }
 
+/* fork(2). The list of connections is held still meanwhile, so that the child finds it whole. */
+
+static void io_before_fork(void) {
+    pthread_mutex_lock(&io.added_lock);
+}
+
+static void io_after_fork(void) {
+    pthread_mutex_unlock(&io.added_lock);
+}
+
+static void io_in_child(void) {
+    int fds[] = {io.settings.listener, io.epoll, io.timer, io.wake.fd, atomic_load(&io.epmd)};
+
+    atomic_store(&io.forked, true);
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    for (struct conn *c = io.conns; c; c = c->next)
+        close(c->fd);
+    for (struct conn *c = io.added; c; c = c->next)
+        close(c->fd);
+    pthread_mutex_unlock(&io.added_lock);
+}
+
+bool io_forked(void) {
+    return atomic_load_explicit(&io.forked, memory_order_relaxed);
+}
+
 int io_init(const struct io_settings *settings, struct err *e) {
     io.settings = *settings;
     leader_init(&io.leader, LEADER_IO);
@@ -93,6 +123,7 @@ int io_init(const struct io_settings *settings, struct err *e) {
         io_watch(io.timer, EPOLLIN, &io_is_timer) < 0 ||
         io_watch(settings->listener, EPOLLIN, &io_is_listener) < 0)
         return err_set(e, EX_OSERR, "io: %s", strerror(errno));
+    pthread_atfork(io_before_fork, io_after_fork, io_in_child);
     return 0;
 }
 
@@ -241,6 +272,8 @@ bool io_pending(void) {
     pthread_mutex_lock(&io.added_lock);
     for (struct conn *c = io.conns; c && !pending; c = c->next)
         pending = atomic_load(&c->out.bytes) > 0;
+    for (struct conn *c = io.added; c && !pending; c = c->next)
+        pending = atomic_load(&c->out.bytes) > 0;
     pthread_mutex_unlock(&io.added_lock);
     return pending;
 }
@@ -354,6 +387,8 @@ void io_watch_epmd(int fd) {
     if (io.epmd >= 0)
         epoll_ctl(io.epoll, EPOLL_CTL_DEL, io.epmd, NULL);
     io.epmd = fd;
+    if (fd >= 0) /* ei_publish() leaves it open for programs that are executed */
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
     if (fd >= 0)
         io_watch(fd, EPOLLIN, &io_is_epmd);
 }
@@ -532,7 +567,8 @@ static void *io_main(void *arg) {
 
         if (word != seen) {
             quiet = 0;
-        } else if (leader_phase_of(word) == LEADER_AWAY) {
+        } else if (leader_phase_of(word) == LEADER_AWAY || leader_owner_of(word) == LEADER_IO) {
+            /* Its own it is at the start only, before any worker has led. */
             if (leader_take(&io.leader, word, LEADER_IO))
                 io_stand_in();
             quiet = 0;

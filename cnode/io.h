@@ -43,6 +43,10 @@ bool io_pending(void);
 /* Wakes the leader: something was queued by a thread that is not the leader. */
 void io_kick(void);
 
+/* Whether this is a child of the process that the node is: it has none of the node's threads, and
+ * its copies of the node's descriptors were closed, for peers must see the node go. */
+bool io_forked(void);
+
 /* Watches fd, which keeps the name at epmd, for its end; -1: no more. */
 void io_watch_epmd(int fd);
 

@@ -23,8 +23,10 @@ static struct {
     double drain_timeout;
     int64_t deadline;
     sem_t told;
-    _Atomic int terms; /* SIGTERM so far */
-    _Atomic bool requested;
+    _Atomic int terms;      /* SIGTERM so far */
+    _Atomic bool requested; /* a drain, and its SIGTERM has not been seen yet */
+    _Atomic bool asked;
+    bool script;
     pthread_t main;
     bool stopped, all_ended;
 } leave;
@@ -52,6 +54,7 @@ static void leave_install(int signo, void (*handler)(int)) {
 int leave_init(double drain_timeout, bool script, struct err *e) {
     leave.drain_timeout = drain_timeout;
     leave.main = pthread_self();
+    leave.script = script;
     if (sem_init(&leave.told, 0, 0) < 0)
         return err_set(e, EX_OSERR, "signals: no semaphore");
     leave_install(SIGPIPE, SIG_IGN);
@@ -64,11 +67,20 @@ int leave_init(double drain_timeout, bool script, struct err *e) {
     return 0;
 }
 
-/* Through the signal, so that a script's own handler decides as it does for any SIGTERM. */
+/* With a script through the signal, so that its own handler decides as it does for any SIGTERM. */
 void leave_request(void) {
     route_drain();
-    if (!atomic_exchange(&leave.requested, true))
+    if (atomic_exchange(&leave.asked, true))
+        return;
+    atomic_store(&leave.requested, true);
+    if (leave.script)
         pthread_kill(leave.main, SIGTERM);
+    else
+        sem_post(&leave.told);
+}
+
+bool leave_requested(void) {
+    return atomic_exchange(&leave.requested, false);
 }
 
 void leave_drain_begin(void) {

@@ -16,6 +16,9 @@ int leave_init(double drain_timeout, bool script, struct err *e);
 /* Asks the node to drain and go, as SIGTERM does. */
 void leave_request(void);
 
+/* Whether the SIGTERM that a script has got was such a request; the next time: no. */
+bool leave_requested(void);
+
 /* Waits until the node is told to go, lets running work finish; the exit status. A second
  * SIGTERM, or SIGINT, ends the process at once. */
 int leave_wait(void);

@@ -199,7 +199,7 @@ static void log_put_time(struct log_line *l) {
 
 /* Makes the line and writes it with one write(2). The text buffer is as long as a line, and
  * each of its bytes becomes at least one: the line is full before a cut text ends. */
-static void log_write(enum log_level level, const char *fmt, va_list ap) {
+static void log_write(int fd, enum log_level level, const char *fmt, va_list ap) {
     int saved = errno; /* for %m in fmt, and so that logging never hides an error */
     struct log_line l;
     char text[LOG_LINE_MAX];
@@ -216,21 +216,21 @@ static void log_write(enum log_level level, const char *fmt, va_list ap) {
     log_puts(&l, json ? "\",\"event\":\"" : " ");
     log_put_text(&l, text);
     log_close_line(&l, json ? "\"}\n" : "\n");
-    while (write(log_fd, l.data, l.len) < 0 && errno == EINTR)
+    while (write(fd, l.data, l.len) < 0 && errno == EINTR)
         ;
     errno = saved;
 }
 
 /* The four levels and fatal() differ in their level only. */
-#define LOG_AT(level_, fmt_)             \
-    do {                                 \
-        va_list ap;                      \
-                                         \
-        if ((level_) < log_level)        \
-            break;                       \
-        va_start(ap, fmt_);              \
-        log_write((level_), (fmt_), ap); \
-        va_end(ap);                      \
+#define LOG_AT(level_, fmt_)                     \
+    do {                                         \
+        va_list ap;                              \
+                                                 \
+        if ((level_) < log_level)                \
+            break;                               \
+        va_start(ap, fmt_);                      \
+        log_write(log_fd, (level_), (fmt_), ap); \
+        va_end(ap);                              \
     } while (0)
 
 void log_debug(const char *fmt, ...) {
@@ -247,6 +247,14 @@ void log_warning(const char *fmt, ...) {
 
 void log_error(const char *fmt, ...) {
     LOG_AT(LOG_LEVEL_ERROR, fmt);
+}
+
+void log_stderr(const char *fmt, ...) {
+    va_list ap;
+
+    va_start(ap, fmt);
+    log_write(STDERR_FILENO, LOG_LEVEL_INFO, fmt, ap);
+    va_end(ap);
 }
 
 void fatal(const char *fmt, ...) {

@@ -20,6 +20,9 @@ void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warning(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* A line that was asked for: on stderr, whatever the level and the file are. */
+void log_stderr(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 /* Our own bug, or no memory for a small struct: one line, then abort(3). */
 _Noreturn void fatal(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -26,6 +26,7 @@
 #include "route.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
@@ -108,14 +109,31 @@ static int main_run(void) {
     _exit(status);
 }
 
+/* Whoever starts us without a stdin, stdout or stderr must not find a socket in its place. */
+static void main_open_standard(void) {
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
+static int main_open_log(struct err *e) {
+    if (log_open(options.log_level, options.log_format, options.log_file) == 0)
+        return 0;
+    return err_set(e, EX_CANTCREAT, "--log-file %s: %s", options.log_file, strerror(errno));
+}
+
 int main(int argc, char **argv) {
     struct err e = {0};
     int status = 0;
 
-    if (options_parse(&options, argc, argv, &e) < 0 ||
-        log_open(options.log_level, options.log_format, options.log_file) < 0) {
-        fprintf(stderr, "pynode: %s\n", e.code ? e.text : "cannot open the log file");
-        return e.code ? e.code : EX_CANTCREAT;
+    main_open_standard();
+    if (options_parse(&options, argc, argv, &e) < 0 || main_open_log(&e) < 0) {
+        fprintf(stderr, "pynode: %s\n", e.text);
+        return e.code;
     }
     if (options.action == OPTIONS_HELP)
         fputs(options_help, stdout);

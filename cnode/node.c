@@ -538,8 +538,12 @@ static void node_handshake_failed(const struct node_handshake *h) {
         return;
     }
     stats_add(STATS_HANDSHAKES_FAILED, 1);
-    log_warning("handshake: failed: %s",
-                h->evicted ? "made room for a newer one" : strerror(erl_errno));
+    if (h->evicted)
+        log_warning("handshake: failed: made room for a newer one");
+    else if (*h->peer) /* libei does not say more: EIO */
+        log_warning("handshake: failed: %s: another cookie, or it went away", h->peer);
+    else
+        log_warning("handshake: failed: %s", strerror(erl_errno));
 }
 
 static void *node_handshake_main(void *arg) {

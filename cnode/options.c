@@ -547,20 +547,59 @@ static int options_settle_ranges(struct options *o, const struct options_scan *s
     return 0;
 }
 
+/* Makes a path independent of the working directory, as the shell would: no link is followed. */
+static int options_absolute(char **path, struct err *e) {
+    char cwd[OPTIONS_PATH_MAX], *absolute;
+    size_t size;
+
+    if (**path == '/')
+        return 0;
+    if (!getcwd(cwd, sizeof cwd))
+        return err_set(e, EX_OSERR, "%s: the working directory: %s", *path, strerror(errno));
+    size = strlen(cwd) + strlen(*path) + 2;
+    absolute = xmalloc(size);
+    snprintf(absolute, size, "%s/%s", cwd, *path);
+    free(*path);
+    *path = absolute;
+    return 0;
+}
+
 /* Looks whether the files that Python will open are there: its own message would come late. */
-static int options_settle_files(const struct options *o, struct err *e) {
+static int options_settle_files(struct options *o, struct err *e) {
     char path[OPTIONS_PATH_MAX];
 
-    if (o->program == OPTIONS_SCRIPT && access(o->script, R_OK) < 0)
+    if (o->program == OPTIONS_SCRIPT && strcmp(o->script, "-") != 0 && access(o->script, R_OK) < 0)
         return err_set(e, EX_NOINPUT, "script %.200s: %s", o->script, strerror(errno));
     if (!o->venv)
         return 0;
+    if (options_absolute(&o->venv, e) < 0)
+        return -1;
     if (snprintf(path, sizeof path, "%s/pyvenv.cfg", o->venv) >= (int)sizeof path)
         errno = ENAMETOOLONG;
-    else if (access(path, R_OK) == 0)
+    if (strlen(o->venv) >= sizeof path - 32 || access(path, R_OK) < 0)
+        return err_set(e, EX_CONFIG,
+                       "--venv: '%.200s' is not a virtual environment: pyvenv.cfg: %s", o->venv,
+                       strerror(errno));
+    snprintf(path, sizeof path, "%s/lib/python%s", o->venv, PYNODE_PYTHON_VERSION);
+    if (access(path, R_OK) < 0)
+        return err_set(e, EX_CONFIG,
+                       "--venv: '%.200s' is of another Python: it has no lib/python%s", o->venv,
+                       PYNODE_PYTHON_VERSION);
+    return 0;
+}
+
+/* ei reads ERL_EPMD_PORT without a look at what it says. */
+static int options_check_epmd_port(struct err *e) {
+    const char *text = getenv("ERL_EPMD_PORT");
+    char *end;
+    long port;
+
+    if (!text)
         return 0;
-    return err_set(e, EX_CONFIG, "--venv: '%.200s' is not a virtual environment: pyvenv.cfg: %s",
-                   o->venv, strerror(errno));
+    port = strtol(text, &end, 10);
+    if (*text >= '0' && *text <= '9' && *end == '\0' && port >= 1 && port <= 65535)
+        return 0;
+    return err_set(e, EX_USAGE, "ERL_EPMD_PORT: '%.100s' is not a port from 1 to 65535", text);
 }
 
 /* Takes PYNODE_COOKIE out of the environment. Its bytes are overwritten where they are, else
@@ -739,7 +778,8 @@ int options_parse(struct options *o, int argc, char **argv, struct err *e) {
     if (o->action == OPTIONS_HELP || o->action == OPTIONS_VERSION)
         return 0;
     if (options_settle_name(o, &s, e) < 0 || options_settle_ranges(o, &s, e) < 0 ||
-        options_settle_files(o, e) < 0 || options_settle_cookie(o, &s, e) < 0)
+        options_settle_files(o, e) < 0 || options_check_epmd_port(e) < 0 ||
+        options_settle_cookie(o, &s, e) < 0)
         return options_fail(e);
     return 0;
 }

@@ -15,6 +15,7 @@ struct proc {
     uint32_t id, serial;
     void *object; /* Python's; procs only keeps it */
     struct exec_lane lane;
+    _Atomic bool ended; /* unregistered from its own handler: its watchers hear it afterwards */
 };
 
 struct watch {

@@ -89,14 +89,28 @@ static PyStatus py_set_program(PyConfig *config, const struct options *o) {
     return PyConfig_SetBytesString(config, &config->executable, path);
 }
 
-static PyStatus py_add_argument(PyConfig *config, const char *text) {
+static PyStatus py_add_argument(PyWideStringList *list, const char *text) {
     wchar_t *wide = Py_DecodeLocale(text, NULL);
     PyStatus status;
 
     if (!wide)
         return PyStatus_NoMemory();
-    status = PyWideStringList_Append(&config->argv, wide);
+    status = PyWideStringList_Append(list, wide);
     PyMem_RawFree(wide);
+    return status;
+}
+
+/* sys.orig_argv: how python3 would have been called. */
+static PyStatus py_set_orig_argv(PyConfig *config, const struct options *o) {
+    static const char *const flags[] = {NULL, NULL, "-m", "-c"};
+    PyStatus status = py_add_argument(&config->orig_argv, PYNODE_PYTHON);
+
+    if (flags[o->program] && !PyStatus_Exception(status))
+        status = py_add_argument(&config->orig_argv, flags[o->program]);
+    if (o->program != OPTIONS_NONE && !PyStatus_Exception(status))
+        status = py_add_argument(&config->orig_argv, o->script);
+    for (int i = 0; i < o->script_argc && !PyStatus_Exception(status); i++)
+        status = py_add_argument(&config->orig_argv, o->script_argv[i]);
     return status;
 }
 
@@ -105,11 +119,13 @@ static PyStatus py_set_script(PyConfig *config, const struct options *o) {
     static const char *const names[] = {"", NULL, "-m", "-c"};
     const char *name = o->program == OPTIONS_SCRIPT ? o->script : names[o->program];
     wchar_t **what = NULL;
-    PyStatus status = py_add_argument(config, name);
+    PyStatus status = py_add_argument(&config->argv, name);
 
     for (int i = 0; i < o->script_argc && !PyStatus_Exception(status); i++)
-        status = py_add_argument(config, o->script_argv[i]);
-    if (o->program == OPTIONS_SCRIPT)
+        status = py_add_argument(&config->argv, o->script_argv[i]);
+    if (!PyStatus_Exception(status))
+        status = py_set_orig_argv(config, o);
+    if (o->program == OPTIONS_SCRIPT && strcmp(o->script, "-") != 0) /* that is stdin */
         what = &config->run_filename;
     else if (o->program == OPTIONS_MODULE)
         what = &config->run_module;
@@ -201,9 +217,19 @@ static int py_set_path(const struct options *o, struct err *e) {
     return failed ? py_error(e, EX_SOFTWARE, "python: sys.path") : 0;
 }
 
+int py_run_apart(const char *source) {
+    PyObject *names = PyDict_New();
+    PyObject *done = names ? PyRun_String(source, Py_file_input, names, names) : NULL;
+
+    Py_XDECREF(names);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
 int py_init(const struct options *o, const char *program, struct err *e) {
     static const char settings[] =
         "import sys, faulthandler, signal\n"
+        "import threading\n" /* here: the thread that imports it is its main thread */
         "sys.setswitchinterval(" PY_SWITCH_INTERVAL ")\n"
         "sys.stdout and sys.stdout.reconfigure(line_buffering=True)\n"
         "faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)\n";
@@ -215,8 +241,8 @@ int py_init(const struct options *o, const char *program, struct err *e) {
         return -1;
     if (py_set_path(o, e) < 0)
         return -1;
-    if (PyRun_SimpleString(settings) < 0)
-        return err_set(e, EX_SOFTWARE, "python: cannot be set up");
+    if (py_run_apart(settings) < 0)
+        return py_error(e, EX_SOFTWARE, "python: cannot be set up");
     if (py_module_load(o) < 0)
         return py_error(e, EX_SOFTWARE, "python: module _erlang");
     return 0;
@@ -234,8 +260,8 @@ int py_import(const struct options *o, struct err *e) {
         }
         Py_DECREF(module);
     }
-    if (PyRun_SimpleString("import gc\ngc.collect()\ngc.freeze()\ndel gc\n") < 0)
-        return err_set(e, EX_SOFTWARE, "python: the collector cannot be set up");
+    if (py_run_apart("import gc\ngc.collect()\ngc.freeze()\n") < 0)
+        return py_error(e, EX_SOFTWARE, "python: the collector cannot be set up");
     return 0;
 }
 
@@ -244,8 +270,9 @@ int py_run_script(void) {
 }
 
 void py_done(void) {
-    PyRun_SimpleString("import atexit, sys\n"
-                       "atexit._run_exitfuncs()\n"
-                       "for f in (sys.stdout, sys.stderr):\n"
-                       "    f and f.flush()\n");
+    if (py_run_apart("import atexit, sys\n"
+                     "atexit._run_exitfuncs()\n"
+                     "for f in (sys.stdout, sys.stderr):\n"
+                     "    f and f.flush()\n") < 0)
+        PyErr_Print();
 }

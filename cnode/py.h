@@ -27,6 +27,9 @@ int py_run_script(void);
  * Python code has started, which nobody told to end. */
 void py_done(void);
 
+/* Runs statements in a namespace of their own: 0/-1 with an exception. */
+int py_run_apart(const char *source);
+
 void py_attach(void);
 void py_detach(void);
 void py_enter(void);

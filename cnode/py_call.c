@@ -18,8 +18,9 @@ struct py_call_entry {
 
 static struct {
     const struct options *options;
-    PyObject *refused; /* the exception of a call that --allow forbids */
-    PyObject *kwargs;  /* the text '$kwargs' */
+    PyObject *refused;   /* the exception of a call that --allow forbids */
+    PyObject *kwargs;    /* the text '$kwargs' */
+    PyObject *frameless; /* names and stand-ins: py_call_frameless() */
     struct py_call_entry cache[PY_CALL_CACHE];
 } py_calls;
 
@@ -76,9 +77,6 @@ static PyObject *py_call_str(struct slice s) {
 static PyObject *py_call_find(PyObject *module, struct slice function) {
     PyObject *name = py_call_str(function), *parts = NULL, *found = NULL, *next;
 
-    if (name)
-        parts = PyUnicode_Split(name, NULL, 0);
-    Py_CLEAR(parts);
     if (name) {
         PyObject *dot = PyUnicode_FromString(".");
 
@@ -100,6 +98,47 @@ static PyObject *py_call_find(PyObject *module, struct slice function) {
     return found;
 }
 
+/* The builtins that ask the calling frame for its names: a call from Erlang has none, so they get
+ * those of __main__. */
+static const char py_call_frameless_source[] =
+    "import builtins, __main__\n"
+    "names = __main__.__dict__\n"
+    "def eval(source, globals=None, locals=None, /):\n"
+    "    return builtins.eval(source, names if globals is None else globals, locals)\n"
+    "def exec(source, globals=None, locals=None, /, **options):\n"
+    "    return builtins.exec(source, names if globals is None else globals, locals, **options)\n"
+    "def dir(*object):\n"
+    "    return builtins.dir(*object) if object else sorted(names)\n"
+    "def vars(*object):\n"
+    "    return builtins.vars(*object) if object else names\n"
+    "def globals():\n"
+    "    return names\n"
+    "def locals():\n"
+    "    return names\n";
+
+/* Such a builtin's stand-in: a new reference, or NULL, without an exception if it is none. */
+static PyObject *py_call_frameless(struct slice module, struct slice function) {
+    PyObject *done, *name, *found = NULL;
+
+    if (!etf_atom_is(module, "builtins"))
+        return NULL;
+    if (!py_calls.frameless) {
+        py_calls.frameless = PyDict_New();
+        done = py_calls.frameless ? PyRun_String(py_call_frameless_source, Py_file_input,
+                                                 py_calls.frameless, py_calls.frameless)
+                                  : NULL;
+        if (!done)
+            return NULL;
+        Py_DECREF(done);
+    }
+    name = py_call_str(function);
+    if (name)
+        found = PyDict_GetItemWithError(py_calls.frameless, name); /* borrowed */
+    found = found && PyFunction_Check(found) ? Py_NewRef(found) : NULL;
+    Py_XDECREF(name);
+    return found;
+}
+
 static PyObject *py_call_import(struct slice module, struct slice function) {
     PyObject *name, *imported, *found = NULL;
 
@@ -116,6 +155,8 @@ static PyObject *py_call_import(struct slice module, struct slice function) {
             PyErr_Format(PyExc_ModuleNotFoundError, "No module named '%U'", name);
     }
     if (imported)
+        found = py_call_frameless(module, function);
+    if (imported && !found && !PyErr_Occurred())
         found = py_call_find(imported, function);
     Py_XDECREF(imported);
     Py_XDECREF(name);
@@ -194,6 +235,8 @@ static PyObject *py_call_kwargs(PyObject *args) {
 
         if (PyUnicode_Check(key))
             name = PyUnicode_FromObject(key); /* an exact str, also of an Atom */
+        else if (PyBytes_Check(key))          /* --strings bytes */
+            name = PyUnicode_DecodeUTF8(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), NULL);
         else
             PyErr_SetString(PyExc_TypeError, "a key of '$kwargs' is neither atom nor string");
         if (!name || PyDict_SetItem(kwargs, name, value) < 0)
@@ -257,10 +300,12 @@ PyObject *py_call(const struct request *r) {
         return NULL;
     }
     if (own && !etf_atom_is(r->function, "reload")) {
-        PyErr_Format(PyExc_AttributeError,
-                     "the node has no function pynode:%.*s with these "
-                     "arguments",
-                     (int)r->function.len, (const char *)r->function.data);
+        PyObject *name = py_call_str(r->function);
+
+        if (name)
+            PyErr_Format(PyExc_AttributeError,
+                         "the node has no function pynode:%U with these arguments", name);
+        Py_XDECREF(name);
         return NULL;
     }
     if (!own && !(callable = py_call_lookup(r->module, r->function)))

@@ -51,9 +51,27 @@ static PyObject *py_error_type_name(PyObject *exception) {
     return name;
 }
 
+/* What is in an exception group, one a line; the text as it was if it is none. */
+static PyObject *py_error_with_members(PyObject *text, PyObject *exception) {
+    PyObject *members = PyObject_TypeCheck(exception, (PyTypeObject *)PyExc_BaseExceptionGroup)
+                            ? PyObject_GetAttrString(exception, "exceptions")
+                            : NULL;
+
+    PyErr_Clear();
+    if (members && PyTuple_Check(members))
+        for (Py_ssize_t i = 0; text && i < PyTuple_GET_SIZE(members) && i < PY_ERROR_CAUSES; i++) {
+            PyObject *member = PyTuple_GET_ITEM(members, i);
+
+            text = py_error_join(text, "\nwith ", py_error_type_name(member));
+            text = py_error_join(text, ": ", py_error_with_notes(member));
+        }
+    Py_XDECREF(members);
+    return text;
+}
+
 /* The whole message: with notes, and with what it was raised from, cause after cause. */
 static PyObject *py_error_message(PyObject *exception) {
-    PyObject *text = py_error_with_notes(exception);
+    PyObject *text = py_error_with_members(py_error_with_notes(exception), exception);
     PyObject *cause = PyException_GetCause(exception); /* new reference */
 
     for (int i = 0; cause && text && i < PY_ERROR_CAUSES; i++) {

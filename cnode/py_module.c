@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "py_module.h"
+#include "io.h"
 #include "leave.h"
 #include "node.h"
 #include "procs.h"
@@ -136,10 +137,19 @@ static PyObject *py_module_decode(PyObject *self, PyObject *args) {
 static PyObject *py_module_leave(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    py_leave();
-    leave_stop();
-    py_enter();
+    if (!io_forked()) { /* the node is the parent's */
+        py_leave();
+        leave_stop();
+        py_enter();
+    }
     return Py_NewRef(Py_None);
+}
+
+/* Whether the SIGTERM that has come was a drain that was asked for; then that is forgotten. */
+static PyObject *py_module_requested(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyBool_FromLong(leave_requested());
 }
 
 static PyObject *py_module_drain(PyObject *self, PyObject *unused) {
@@ -168,6 +178,7 @@ static PyMethodDef py_module_methods[] = {
     {"decode", py_module_decode, METH_VARARGS, py_module_decode_doc},
     {"_leave", py_module_leave, METH_NOARGS, NULL},
     {"_drain", py_module_drain, METH_NOARGS, NULL},
+    {"_requested", py_module_requested, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -189,20 +200,27 @@ PyMODINIT_FUNC PyInit__erlang(void) {
 }
 
 /* A script is the main thread's; the node leaves with it, and SIGTERM ends it after the drain,
- * unless the script has a handler of its own. */
-static const char py_module_script_setup[] = "def _pynode_setup():\n"
-                                             "    import atexit, os, signal, _erlang\n"
-                                             "    atexit.register(_erlang._leave)\n"
-                                             "    draining = []\n"
-                                             "    def terminate(signo, frame):\n"
-                                             "        if draining:\n"
+ * unless the script has a handler of its own. A drain that was asked for comes as a SIGTERM, too,
+ * but is not the second one. When the script has returned and other threads are waited for, nobody
+ * hears a SystemExit any more. */
+static const char py_module_script_setup[] = "import atexit, os, signal, sys, threading, _erlang\n"
+                                             "atexit.register(_erlang._leave)\n"
+                                             "draining = []\n"
+                                             "def terminate(signo, frame):\n"
+                                             "    requested = _erlang._requested()\n"
+                                             "    if draining:\n"
+                                             "        if not requested:\n"
                                              "            os._exit(128 + signo)\n"
-                                             "        draining.append(True)\n"
-                                             "        _erlang._drain()\n"
+                                             "        return\n"
+                                             "    draining.append(True)\n"
+                                             "    _erlang._drain()\n"
+                                             "    if threading.main_thread().is_alive():\n"
                                              "        raise SystemExit(0)\n"
-                                             "    signal.signal(signal.SIGTERM, terminate)\n"
-                                             "_pynode_setup()\n"
-                                             "del _pynode_setup\n";
+                                             "    atexit._run_exitfuncs()\n"
+                                             "    for f in (sys.stdout, sys.stderr):\n"
+                                             "        f and f.flush()\n"
+                                             "    os._exit(0)\n"
+                                             "signal.signal(signal.SIGTERM, terminate)\n";
 
 int py_module_load(const struct options *o) {
     PyObject *module;
@@ -218,5 +236,5 @@ int py_module_load(const struct options *o) {
         return -1;
     }
     Py_DECREF(module);
-    return o->program != OPTIONS_NONE ? PyRun_SimpleString(py_module_script_setup) : 0;
+    return o->program != OPTIONS_NONE ? py_run_apart(py_module_script_setup) : 0;
 }

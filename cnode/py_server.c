@@ -25,12 +25,20 @@ int py_server_register(const char *name, PyObject *obj) {
     return 0;
 }
 
+/* The object whose handler runs in this thread. */
+static _Thread_local struct proc *py_server_running;
+
 int py_server_unregister(const char *name) {
     struct proc *p = procs_unregister(name);
 
     if (!p) {
         PyErr_Format(PyExc_ValueError, "the name '%s' is not registered", name);
         return -1;
+    }
+    if (p == py_server_running) { /* its answer goes before its end */
+        atomic_store(&p->ended, true);
+        proc_unref(p);
+        return 0;
     }
     py_leave();
     route_unregistered(p, "normal");
@@ -46,6 +54,7 @@ PyObject *py_server_handle(const struct request *r) {
     message = py_decode(&args, r->kind == REQUEST_SERVER_INFO ? "message" : "request");
     if (!message)
         return NULL;
+    py_server_running = r->target;
     switch (r->kind) {
     case REQUEST_SERVER_CALL:
         caller = py_types_opaque(PY_TYPES_PID, r->from);
@@ -60,8 +69,14 @@ PyObject *py_server_handle(const struct request *r) {
         result = PyObject_CallMethod(object, "handle_info", "(O)", message);
         break;
     }
+    py_server_running = NULL;
     Py_DECREF(message);
     return result;
+}
+
+void py_server_handled(const struct request *r) {
+    if (r->target && atomic_exchange(&r->target->ended, false))
+        route_unregistered(r->target, "normal");
 }
 
 /* Sending. */
@@ -71,6 +86,11 @@ static int py_server_put(const char *peer, struct buf *frame) {
     struct err e = {0};
     struct conn *c;
 
+    if (io_forked()) {
+        PyErr_SetString(PyExc_RuntimeError, "this process is a fork of the node: only the node "
+                                            "itself has connections");
+        return -1;
+    }
     py_leave();
     c = io_find(peer);
     if (!c)

@@ -17,6 +17,10 @@ int py_server_unregister(const char *name);
  * object. New reference or NULL with an exception. */
 PyObject *py_server_handle(const struct request *r);
 
+/* After the answer to r has been put: tells its object's watchers if the handler unregistered it.
+ * In Python, but writes to no socket. */
+void py_server_handled(const struct request *r);
+
 /* Sends a term to a Pid, a name of this node, or (name, node); connects when needed: 0, or -1
  * with an exception. Leaves Python while it connects. */
 int py_server_send(PyObject *dest, PyObject *term);

@@ -155,6 +155,7 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_wo
     } else {
         PyErr_Clear();
     }
+    py_server_handled(r);
     Py_XDECREF(result);
     if (exit.len == 0)
         etf_put_atom(&exit, "normal");

@@ -1,4 +1,4 @@
-/* report.c - the node's native state as lines in the log, on SIGUSR1. */
+/* report.c - the node's native state as lines on stderr, on SIGUSR1. */
 #include "config.h"
 
 #include "report.h"
@@ -6,45 +6,63 @@
 #include "exec.h"
 #include "io.h"
 #include "log.h"
+#include "procs.h"
 #include "stats.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
-/* Lines gathered under exec's lock and logged outside it. */
+enum { REPORT_LINE = 160 };
+
+/* Lines gathered under exec's lock and written outside it. */
 struct report_lines {
-    char text[128][160];
-    int len;
+    char (*text)[REPORT_LINE];
+    int len, cap;
+    int more; /* workers that came after they were counted */
 };
 
 static void report_worker(void *arg, const struct exec_worker *w) {
     struct report_lines *lines = arg;
     const struct request *r = w->current;
+    char *line;
+    int n;
 
-    if (lines->len == 128)
+    if (lines->len == lines->cap) {
+        lines->more++;
         return;
-    snprintf(lines->text[lines->len++], sizeof lines->text[0],
-             "state worker %u: %s, %.*s:%.*s for %lld ms", w->number, control_worker_state(w),
-             r ? (int)r->module.len : 0, r ? (const char *)r->module.data : "",
-             r ? (int)r->function.len : 0, r ? (const char *)r->function.data : "",
-             r ? (long long)(exec_now() - w->since) / 1000000 : 0LL);
+    }
+    line = lines->text[lines->len++];
+    n = snprintf(line, REPORT_LINE, "state worker %u: %s", w->number, control_worker_state(w));
+    if (r && r->target)
+        snprintf(line + n, (size_t)(REPORT_LINE - n), ", server %.80s for %lld ms", r->target->name,
+                 (long long)(exec_now() - w->since) / 1000000);
+    else if (r)
+        snprintf(line + n, (size_t)(REPORT_LINE - n), ", %.*s:%.*s for %lld ms",
+                 r->module.len < 50 ? (int)r->module.len : 50, (const char *)r->module.data,
+                 r->function.len < 50 ? (int)r->function.len : 50, (const char *)r->function.data,
+                 (long long)(exec_now() - w->since) / 1000000);
 }
 
 static void report_conn(void *arg, const struct conn *c) {
     (void)arg;
-    log_info("state conn %s: %zu bytes to send%s", c->peer, atomic_load(&c->out.bytes),
-             c->paused ? ", paused" : "");
+    log_stderr("state conn %s: %zu bytes to send%s", c->peer, atomic_load(&c->out.bytes),
+               c->paused ? ", paused" : "");
 }
 
 void report(void) {
-    static struct report_lines lines;
+    struct report_lines lines = {0};
     struct exec_numbers n;
 
     exec_read_numbers(&n);
-    log_info("state node: workers %d, idle %d, running %d, blocked %d, queued %zu", n.workers,
-             n.idle, n.running, n.blocked, n.queued);
-    lines.len = 0;
+    log_stderr("state node: workers %d, idle %d, running %d, blocked %d, queued %zu", n.workers,
+               n.idle, n.running, n.blocked, n.queued);
+    lines.cap = n.workers + 8;
+    lines.text = xcalloc((size_t)lines.cap, sizeof *lines.text);
     exec_list(report_worker, &lines);
     for (int i = 0; i < lines.len; i++)
-        log_info("%s", lines.text[i]);
+        log_stderr("%s", lines.text[i]);
+    if (lines.more)
+        log_stderr("state workers: %d more", lines.more);
+    free(lines.text);
     io_list(report_conn, NULL);
 }

@@ -1,4 +1,4 @@
-/* report.h - the node's native state as lines in the log, on SIGUSR1.
+/* report.h - the node's native state as lines on stderr, on SIGUSR1.
  *
  * The leader's. No GIL.
  */

@@ -5,9 +5,7 @@
 #include "buf.h"
 
 #include <errno.h>
-#include <math.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +13,8 @@
 #include <unistd.h>
 
 enum {
-    TASKPOOL_SPIN_NS = 50000, /* an awake look for the next task, or for the end of one */
+    TASKPOOL_SPIN_NS = 50000,    /* an awake look for the next task, or for the end of one */
+    TASKPOOL_NAP_NS = 500000000, /* the longest sleep of one that has to hear signals */
     TASKPOOL_NAME = 16,
 };
 
@@ -56,6 +55,11 @@ static atomic_flag taskpool_worker_looks = ATOMIC_FLAG_INIT;
 static atomic_flag taskpool_waiter_looks = ATOMIC_FLAG_INIT;
 static _Atomic int taskpool_processors;
 
+/* The threads of all pools, and who waits for their end. */
+static _Atomic int taskpool_all_live;
+static _Atomic bool taskpool_all_waited_for;
+static sem_t taskpool_all_ended;
+
 static int64_t taskpool_now(void) {
     struct timespec t;
 
@@ -80,11 +84,47 @@ static void taskpool_count_fork(void) {
     atomic_fetch_add(&taskpool_forks, 1);
     atomic_flag_clear(&taskpool_worker_looks);
     atomic_flag_clear(&taskpool_waiter_looks);
+    atomic_store(&taskpool_all_live, 0);
 }
 
 static void taskpool_once(void) {
+    sem_init(&taskpool_all_ended, 0, 0);
     atomic_store(&taskpool_processors, (int)sysconf(_SC_NPROCESSORS_ONLN));
     pthread_atfork(NULL, NULL, taskpool_count_fork);
+}
+
+/* Whether this is the thread that signals interrupt. */
+static bool taskpool_hears_signals(void) {
+#ifdef __linux__
+    return gettid() == getpid();
+#else
+    return true;
+#endif
+}
+
+/* Waits for a post until the monotonic time, INT64_MAX is never: OK, FULL (it is that late) or
+ * INTERRUPTED. The last also when nothing was heard for a while: a signal that came just before the
+ * sleep, or to another thread, wakes nobody. */
+static enum taskpool_result taskpool_await(sem_t *sem, int64_t until) {
+    struct timespec end;
+    int64_t left;
+
+    if (until == INT64_MAX && !taskpool_hears_signals())
+        return sem_wait(sem) == 0 ? TASKPOOL_OK : TASKPOOL_INTERRUPTED;
+    left = until - taskpool_now();
+    if (left <= 0)
+        return sem_trywait(sem) == 0 ? TASKPOOL_OK : TASKPOOL_FULL;
+    left = left < TASKPOOL_NAP_NS ? left : TASKPOOL_NAP_NS;
+    clock_gettime(CLOCK_REALTIME, &end); /* sem_timedwait(3) knows no other */
+    end.tv_nsec += left;
+    end.tv_sec += end.tv_nsec / 1000000000;
+    end.tv_nsec %= 1000000000;
+    return sem_timedwait(sem, &end) == 0 ? TASKPOOL_OK : TASKPOOL_INTERRUPTED;
+}
+
+/* So many seconds from now, for taskpool_await(). */
+static int64_t taskpool_deadline(double seconds) {
+    return seconds < 1e9 ? taskpool_now() + (int64_t)(seconds * 1e9) : INT64_MAX;
 }
 
 static void taskpool_lock(struct taskpool *pool) {
@@ -175,6 +215,16 @@ enum taskpool_result taskpool_push(struct taskpool *pool, struct taskpool_task *
     return result;
 }
 
+enum taskpool_result taskpool_push_over(struct taskpool *pool, struct taskpool_task *task) {
+    enum taskpool_result result;
+
+    task->since = taskpool_now();
+    taskpool_lock(pool);
+    result = taskpool_push_locked(pool, task, SIZE_MAX);
+    taskpool_unlock(pool);
+    return result;
+}
+
 enum taskpool_result taskpool_push_if_idle(struct taskpool *pool, struct taskpool_task *task) {
     enum taskpool_result result;
 
@@ -188,16 +238,16 @@ enum taskpool_result taskpool_push_if_idle(struct taskpool *pool, struct taskpoo
 /* Each place that becomes free while somebody waits is one post; who is woken tries again. */
 enum taskpool_result taskpool_push_wait(struct taskpool *pool, struct taskpool_task *task) {
     enum taskpool_result result;
-    int error = 0;
+    bool interrupted = false;
 
     task->since = taskpool_now();
     taskpool_lock(pool);
     while ((result = taskpool_push_locked(pool, task, taskpool_limit_locked(pool))) ==
                TASKPOOL_FULL &&
-           !error) {
+           !interrupted) {
         pool->n_room++;
         taskpool_unlock(pool);
-        error = sem_wait(&pool->room) < 0;
+        interrupted = taskpool_await(&pool->room, INT64_MAX) == TASKPOOL_INTERRUPTED;
         taskpool_lock(pool);
         pool->n_room--;
     }
@@ -289,6 +339,8 @@ static void *taskpool_main(void *arg) {
     taskpool_unlock(pool);
     while ((task = taskpool_take(pool, w))) {
         pool->hooks.serve(pool->context, task);
+        if (taskpool_forked(pool)) /* by the task: the only thread of a new process */
+            return NULL;
         taskpool_lock(pool);
         pool->n_busy--;
         taskpool_unlock(pool);
@@ -299,18 +351,16 @@ static void *taskpool_main(void *arg) {
         sem_post(&pool->ended);
     taskpool_unlock(pool);
     taskpool_unref(pool);
+    if (atomic_fetch_sub(&taskpool_all_live, 1) == 1 && atomic_load(&taskpool_all_waited_for))
+        sem_post(&taskpool_all_ended);
     return NULL;
 }
 
+/* Signals are not blocked: the programs that a task starts would inherit that. */
 static int taskpool_spawn(struct taskpool *pool, struct taskpool_worker *w,
                           const pthread_attr_t *attr) {
-    sigset_t all, before;
-    int error;
+    int error = pthread_create(&w->thread, attr, taskpool_main, w);
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the main thread */
-    error = pthread_create(&w->thread, attr, taskpool_main, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 #ifdef __linux__
     if (!error && *pool->name) {
         char name[TASKPOOL_NAME + 16];
@@ -338,12 +388,14 @@ static int taskpool_start(struct taskpool *pool, size_t stack) {
         *w = (struct taskpool_worker){.pool = pool, .number = n};
         pthread_cond_init(&w->wake, NULL);
         atomic_fetch_add(&pool->refs, 1);
+        atomic_fetch_add(&taskpool_all_live, 1);
         pool->n_live++;
         pool->n_starting++;
         error = taskpool_spawn(pool, w, &attr);
         if (error) {
             pthread_cond_destroy(&w->wake);
             atomic_fetch_sub(&pool->refs, 1);
+            atomic_fetch_sub(&taskpool_all_live, 1);
             pool->n_live--;
             pool->n_starting--;
             break;
@@ -356,13 +408,14 @@ static int taskpool_start(struct taskpool *pool, size_t stack) {
 }
 
 struct taskpool *taskpool_new(int threads, size_t limit, size_t stack, const char *name,
-                              const struct taskpool_hooks *hooks, void *context) {
+                              const struct taskpool_hooks *hooks, void *context, int *started) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     size_t size = sizeof(struct taskpool) + (size_t)threads * sizeof(struct taskpool_worker);
     struct taskpool *pool = calloc(1, size);
     int error;
 
     pthread_once(&once, taskpool_once);
+    *started = 0;
     if (!pool)
         return NULL;
     atomic_store(&pool->refs, 1);
@@ -377,6 +430,7 @@ struct taskpool *taskpool_new(int threads, size_t limit, size_t stack, const cha
     sem_init(&pool->room, 0, 0);
     sem_init(&pool->ended, 0, 0);
     error = taskpool_start(pool, stack);
+    *started = pool->threads;
     if (error) {
         taskpool_free(pool);
         errno = error;
@@ -399,7 +453,7 @@ void taskpool_free(struct taskpool *pool) {
 }
 
 bool taskpool_wait_started(struct taskpool *pool) {
-    if (sem_wait(&pool->started) < 0)
+    if (taskpool_await(&pool->started, INT64_MAX) != TASKPOOL_OK)
         return false;
     sem_post(&pool->started); /* others may wait, too */
     return true;
@@ -447,28 +501,23 @@ static void taskpool_reap(struct taskpool *pool) {
 }
 
 enum taskpool_result taskpool_join(struct taskpool *pool, double seconds) {
-    struct timespec until;
-    int result;
+    enum taskpool_result result = taskpool_await(&pool->ended, taskpool_deadline(seconds));
 
-    if (pool->threads == 0)
-        return TASKPOOL_OK;
-    if (seconds < 1e9) {
-        double whole = floor(seconds);
-
-        clock_gettime(CLOCK_REALTIME, &until); /* sem_timedwait(3) knows no other */
-        until.tv_sec += (time_t)whole;
-        until.tv_nsec += (long)((seconds - whole) * 1e9);
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        result = sem_timedwait(&pool->ended, &until);
-    } else {
-        result = sem_wait(&pool->ended);
+    if (result == TASKPOOL_OK) {
+        sem_post(&pool->ended); /* others may wait, too */
+        taskpool_reap(pool);
     }
-    if (result < 0)
-        return errno == ETIMEDOUT ? TASKPOOL_FULL : TASKPOOL_INTERRUPTED;
-    sem_post(&pool->ended);
-    taskpool_reap(pool);
-    return TASKPOOL_OK;
+    return result;
+}
+
+enum taskpool_result taskpool_join_all(double seconds) {
+    int64_t until = taskpool_deadline(seconds);
+    enum taskpool_result result = TASKPOOL_OK;
+
+    atomic_store(&taskpool_all_waited_for, true);
+    while (result == TASKPOOL_OK && atomic_load(&taskpool_all_live) > 0)
+        result = taskpool_await(&taskpool_all_ended, until);
+    return result;
 }
 
 void taskpool_read_numbers(struct taskpool *pool, struct taskpool_numbers *n) {
@@ -559,5 +608,5 @@ bool taskpool_group_wait(struct taskpool_group *group) {
         if (ended)
             return true;
     }
-    return sem_wait(&group->ended) == 0;
+    return taskpool_await(&group->ended, INT64_MAX) == TASKPOOL_OK;
 }

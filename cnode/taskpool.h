@@ -2,9 +2,10 @@
  *
  * What a task does, and what Python is, it does not know: the hooks do. A task that somebody
  * waits for belongs to a group, by which any number of tasks are waited for at once; a wait ends
- * early when a signal arrives, so that Ctrl-C is heard. Any thread calls any function; those that
- * wait say so, and must not be called with the GIL. One lock a pool, a leaf. At most one worker and
- * one waiter in the process look for a moment before they sleep; idle threads sleep.
+ * early when a signal arrives, so that Ctrl-C is heard; in the main thread it may also end early
+ * for nothing. Any thread calls any function; those that wait say so, and must not be called with
+ * the GIL. One lock a pool, a leaf. At most one worker and one waiter in the process look for a
+ * moment before they sleep; idle threads sleep.
  */
 #ifndef PYNODE_TASKPOOL_H
 #define PYNODE_TASKPOOL_H
@@ -52,10 +53,10 @@ struct taskpool_numbers {
 
 /* A pool of so many threads with so many places in its queue (0: any number) and so much stack for
  * each thread (bytes; 0: the system's size); NULL with errno. The threads exist when it returns; each
- * calls hooks->start by itself. name, at most 15 characters with the number, is what the system
- * shows; NULL: none. */
+ * calls hooks->start by itself. So do those that could be started when not all could: *started is
+ * how many. name, at most 15 characters with the number, is what the system shows; NULL: none. */
 struct taskpool *taskpool_new(int threads, size_t limit, size_t stack, const char *name,
-                              const struct taskpool_hooks *hooks, void *context);
+                              const struct taskpool_hooks *hooks, void *context, int *started);
 
 /* The owner's last call: what is queued is still run, then the threads end by themselves and the
  * pool is freed. The context has to live on; hooks->stop of the last thread is its last use. */
@@ -69,6 +70,9 @@ bool taskpool_wait_started(struct taskpool *pool);
  * for room. */
 enum taskpool_result taskpool_push(struct taskpool *pool, struct taskpool_task *task);
 enum taskpool_result taskpool_push_wait(struct taskpool *pool, struct taskpool_task *task);
+
+/* As taskpool_push(), whatever the queue's limit is: never FULL. */
+enum taskpool_result taskpool_push_over(struct taskpool *pool, struct taskpool_task *task);
 
 /* As taskpool_push(), but FULL unless a thread is free that will take it: for a thread of the pool
  * that is going to wait for the task. */
@@ -88,6 +92,9 @@ bool taskpool_closed(const struct taskpool *pool);
 /* Waits for up to so many seconds until all threads have ended: OK, FULL (when they have not) or
  * INTERRUPTED. */
 enum taskpool_result taskpool_join(struct taskpool *pool, double seconds);
+
+/* The same for the threads of all pools, those included whose owner is gone. */
+enum taskpool_result taskpool_join_all(double seconds);
 
 void taskpool_read_numbers(struct taskpool *pool, struct taskpool_numbers *n);
 

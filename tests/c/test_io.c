@@ -589,6 +589,22 @@ static void test_stop(void) {
     close(fd);
 }
 
+static bool early; /* whether there is work before there are workers */
+
+static void push_early(void) {
+    struct request *r = xcalloc(1, sizeof *r);
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+        tap_bail("no sockets");
+    r->kind = REQUEST_CAST;
+    r->conn = conn_new(fds[0], "nobody@h");
+    r->module = (struct slice){(const uint8_t *)"block", 5};
+    r->function = (struct slice){(const uint8_t *)"f", 1};
+    if (!exec_push(r))
+        tap_bail("not taken");
+}
+
 static void start(void) {
     static const struct control_facts facts = {.node = "py@h"};
     struct io_settings settings = {.net_ticktime = TICKTIME,
@@ -617,11 +633,25 @@ static void start(void) {
     exec_init(1, 4, 100, &hooks);
     if (io_init(&settings, &e) < 0 || io_start(&e) < 0)
         tap_bail("%s", e.text);
+    if (early)
+        push_early();
     if (exec_start() < 0)
         tap_bail("no pool");
 }
 
+/* In a process of its own, which the alarm ends if nobody answers. */
+static void early_scene(void) {
+    alarm(SECONDS);
+    early = true;
+    start();
+    if (!wait_for(&inside, 1))
+        _exit(1);
+    _exit(strcmp(ping(peer("early@h")), PONG) == 0 ? 0 : 2);
+}
+
 int main(void) {
+    is_int(tap_child(early_scene, NULL), 0,
+           "a worker that has work before it has ever led keeps nobody waiting");
     start();
     silent = peer("silent@h");
     test_worker_leads();

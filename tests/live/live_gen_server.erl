@@ -29,6 +29,7 @@ tests(#{node := N}) ->
      {"a time-out cancels a request that is still queued", fun() -> timeout_cancels(N) end},
      {"a monitor by name of a missing name says noproc at once", fun() -> monitor_missing(N) end},
      {"a monitor by name says DOWN when the name is unregistered", fun() -> monitor_unregistered(N) end},
+     {"an object that unregisters itself answers first and is gone then", fun() -> stops_itself(N) end},
      {"a monitor that was taken back says nothing", fun() -> demonitored(N) end},
      {"a name can be registered again and serves the new object", fun() -> again(N) end},
      {"a monitor of a finished process says noproc", fun() -> monitor_finished(N) end},
@@ -198,6 +199,13 @@ monitor_unregistered(N) ->
     ?assertEqual(normal, down(Ref, {leaving, N})),
     ?assertEqual(normal, down(Other, {leaving, N})),
     ?assertMatch({noproc, _}, live:exit_of(fun() -> gen_server:call({leaving, N}, get) end)).
+
+stops_itself(N) ->
+    none = rpc:call(N, servers, start, [stopping, <<"Counter">>]),
+    Ref = monitor(process, {stopping, N}),
+    ?assertEqual(<<"stopped">>, gen_server:call({stopping, N}, {stop, <<"stopping">>})),
+    ?assertEqual(normal, down(Ref, {stopping, N})),
+    ?assertMatch({noproc, _}, live:exit_of(fun() -> gen_server:call({stopping, N}, get) end)).
 
 demonitored(N) ->
     none = rpc:call(N, servers, start, [unwatched, <<"Counter">>]),

@@ -20,6 +20,15 @@ tests(_) ->
      {"sys.exit of a text: on stderr, status 1", fun script_exit_text/0},
      {"-m runs a module, -c runs code", fun module_and_code/0},
      {"a script that is not there: 66", fun no_script/0},
+     {"a program finds __main__ and sys.orig_argv as under python3", fun like_python3/0},
+     {"a program that comes from stdin", fun from_stdin/0},
+     {"a program whose calls import threading ends with its status", fun late_threading/0},
+     {"SIGTERM while a program waits for its threads: no traceback", fun sigterm_at_the_end/0},
+     {"a child of a program leaves the node's name and connections alone", fun children/0},
+     {"--venv: its packages, its prefix; one of another Python: 78", fun venv/0},
+     {"ERL_EPMD_PORT that is no port: 64", fun bad_epmd_port/0},
+     {"--log-file that cannot be opened: 73, with its name and why", fun bad_log_file/0},
+     {"pynode:drain and then a SIGTERM: what runs still ends", fun drain_then_sigterm/0},
      {"a program that ends while a call runs: the caller is told", fun script_ends_in_call/0},
      {"a name that is taken: 75, and the first node lives on", fun name_taken/0},
      {"a cookie file that others can read: 77; none: 78; an empty one: 78", fun cookie_files/0},
@@ -143,6 +152,93 @@ module_and_code() ->
     {Status, Lines, _} = run(base() ++ ["-m", "no_such_module"]),
     ?assertEqual(1, Status),
     ?assert(matches(text(Lines), "No module named '?no_such_module")).
+
+%% python3 itself is the measure.
+like_python3() ->
+    Code = "import sys; print(sorted(n for n in globals() if n[0] != '_'), sys.argv, sys.orig_argv[1:])",
+    {0, Want} = live:sh(os:getenv("PYTHON") ++ " -c \"" ++ Code ++ "\" a -c b"),
+    {0, _, Got} = run(base() ++ ["-c", Code, "a", "-c", "b"]),
+    ?assertEqual(Want, iolist_to_binary(Got)).
+
+from_stdin() ->
+    Command = lists:join(" ", ["echo 'import sys; print(sys.argv, 6 * 7)' | ", os:getenv("PYNODE") | base()]),
+    {0, Out} = live:sh(lists:flatten([Command, " - x 2>/dev/null"])),
+    ?assertEqual(<<"['-', 'x'] 42\n">>, Out).
+
+late_threading() ->
+    Gate = #{port := Port} = live:gate(),
+    Code = "import gate, sys; gate.wait(int(sys.argv[1])); sys.exit(9)",
+    Node = #{node := N} = live:pynode(#{program => ["-c", Code, integer_to_list(Port)]}),
+    Door = live:entered(Gate),
+    ?assertEqual(<<"DEBUG">>, rpc:call(N, logging, getLevelName, [10])),
+    ?assertEqual(false, rpc:call(N, here, is_main, [])),
+    live:open(Door),
+    ?assertEqual(9, live:within(5000, fun() -> live:wait_exit(Node) end)).
+
+sigterm_at_the_end() ->
+    Gate = #{port := Port} = live:gate(),
+    Code = "import gate, sys, threading; threading.Thread(target=gate.wait, args=[int(sys.argv[1])]).start()",
+    Node = live:pynode(#{program => ["-c", Code, integer_to_list(Port)]}),
+    live:entered(Gate),
+    live:signal(Node, "TERM"),
+    ?assertEqual(0, live:within(5000, fun() -> live:wait_exit(Node) end)),
+    ?assertEqual([], [L || L <- live:lines(Node), re:run(L, "Traceback|Exception|SystemExit") =/= nomatch]).
+
+%% The children sleep on when the node is dead; each node has the same name.
+children() ->
+    Name = live:unique("py") ++ "@127.0.0.1",
+    [begin
+         Node = #{node := N} = live:pynode(#{name => Name}),
+         pong = net_adm:ping(N),
+         true = erlang:monitor_node(N, true),
+         Pid = rpc:call(N, here, Function, []),
+         ?assert(is_integer(Pid)),
+         live:kill(Node),
+         live:expect(5000, fun({nodedown, X}) when X =:= N -> {ok, down} end),
+         ?assertMatch({{0, _}, _}, {live:sh("kill -0 " ++ integer_to_list(Pid)), Function}),
+         live:sh("kill -9 " ++ integer_to_list(Pid))
+     end || Function <- [spawn_sleeper, fork_sleeper]],
+    Code = "import os, sys, erlang\n"
+        "if os.fork() == 0:\n"
+        "    try: erlang.send(('x', 'live@127.0.0.1'), 1)\n"
+        "    except RuntimeError as e: print(e, flush=True)\n"
+        "    sys.exit(0)\n"
+        "os.wait()\nsys.exit(4)\n",
+    {Status, Lines, Out} = run(base() ++ ["-c", Code]),
+    ?assertEqual(4, Status),
+    ?assertEqual(1, length([L || L <- Lines, re:run(L, "node: stopped") =/= nomatch])),
+    ?assert(matches(Out, "this process is a fork of the node")).
+
+venv() ->
+    Dir = live:tmp("venv"),
+    {0, _} = live:sh(os:getenv("PYTHON") ++ " -m venv --without-pip " ++ Dir),
+    {ok, [Lib]} = {ok, filelib:wildcard(Dir ++ "/lib/python*/site-packages")},
+    ok = file:write_file(Lib ++ "/in_the_venv.py", "answer = 42\n"),
+    Code = "import sys, in_the_venv; print(in_the_venv.answer, sys.prefix != sys.base_prefix, sys.executable)",
+    {0, _, Out} = run(base() ++ ["--venv", Dir, "-c", Code]),
+    ?assertEqual(list_to_binary(["42 True ", Dir, "/bin/python3\n"]), iolist_to_binary(Out)),
+    Relative = "cd " ++ live:tmp("") ++ " && " ++ lists:flatten(lists:join(" ", [os:getenv("PYNODE") | base()])),
+    {0, There} = live:sh(Relative ++ " --venv venv -c 'import sys; print(sys.executable)' 2>/dev/null"),
+    ?assertEqual(list_to_binary([Dir, "/bin/python3\n"]), There),
+    {0, _} = live:sh("mv " ++ Dir ++ "/lib/python* " ++ Dir ++ "/lib/python3.1"),
+    refused(78, "of another Python", base() ++ ["--venv", Dir]).
+
+bad_epmd_port() ->
+    [refused(64, "ERL_EPMD_PORT: '" ++ Port ++ "' is not a port", base(), [{"ERL_EPMD_PORT", Port}])
+     || Port <- ["x", "99999", "0", "-1", "1x"]].
+
+bad_log_file() ->
+    refused(73, "--log-file /no/such/dir/log: No such file or directory", base() ++ ["--log-file", "/no/such/dir/log"]).
+
+drain_then_sigterm() ->
+    {Node = #{node := N}, Call, Door} = with_call([]),
+    ok = rpc:call(N, pynode, drain, []),
+    live:wait_line(Node, "draining"),
+    live:signal(Node, "TERM"),
+    receive after 200 -> ok end,
+    live:open(Door),
+    ?assertEqual(finished, erpc:receive_response(Call, live:ms(5000))),
+    ?assertEqual(0, live:wait_exit(Node)).
 
 no_script() ->
     refused(66, "no_such_script", base() ++ ["/no_such_script.py"]).
@@ -392,6 +488,7 @@ sigusr1() ->
     Mark = live:mark(Node),
     live:signal(Node, "USR1"),
     live:wait_line(Node, "hread 0x[0-9a-f]+ .*most recent call first", Mark),
+    live:wait_line(Node, "state worker \\d+: \\w+, gate:wait for \\d+ ms", Mark),
     live:wait_line(Node, "File .*gate.py\", line \\d+ in wait", Mark),
     live:wait_line(Node, "workers", Mark),
     live:wait_line(Node, "queue", Mark),

@@ -26,6 +26,9 @@ tests(#{node := N}) ->
      {"erpc:cast and multicast have their effect", fun() -> erpc_cast(N) end},
      {"a dotted module and a dotted function", fun() -> dotted(N) end},
      {"arguments that travel as a string, as nothing, in hundreds", fun() -> arguments(N) end},
+     {"builtins that ask for the caller's names get those of __main__", fun() -> frameless(N) end},
+     {"an unknown function of the pseudo-module pynode is named", fun() -> unknown_own(N) end},
+     {"an exception group tells its members", fun() -> group(N) end},
      {"keyword arguments in a last argument {'$kwargs', Map}", fun() -> kwargs(N) end},
      {"a Python exception in erpc: type, message and the Python frames", fun() -> erpc_exception(N) end},
      {"the same in rpc:call and in rpc:block_call", fun() -> rpc_exception(N) end},
@@ -172,6 +175,23 @@ arguments(N) ->
     ?assertEqual(255, erpc:call(N, builtins, max, lists:seq(1, 255))),
     ?assertEqual(1000, erpc:call(N, builtins, max, lists:seq(1, 1000))),
     ?assertEqual("hello", erpc:call(N, builtins, list, ["hello"])).
+
+frameless(N) ->
+    ?assertEqual(2, rpc:call(N, builtins, eval, [<<"1+1">>])),
+    ?assertEqual(none, rpc:call(N, builtins, exec, [<<"frameless = 17">>])),
+    ?assertEqual(18, erpc:call(N, builtins, eval, [<<"frameless + 1">>])),
+    ?assertEqual(3, rpc:call(N, builtins, eval, [<<"x">>, #{<<"x">> => 3}])),
+    ?assert(lists:member(<<"frameless">>, rpc:call(N, builtins, dir, []))),
+    ?assert(lists:member(<<"append">>, rpc:call(N, builtins, dir, [[]]))),
+    ?assertEqual(none, rpc:call(N, builtins, exec, [<<"del frameless">>])).
+
+unknown_own(N) ->
+    {badrpc, {'EXIT', {{python_error, 'AttributeError', Text}, _}}} = rpc:call(N, pynode, foo, []),
+    ?assertEqual(<<"the node has no function pynode:foo with these arguments">>, Text).
+
+group(N) ->
+    {badrpc, {'EXIT', {{python_error, 'ExceptionGroup', Text}, _}}} = rpc:call(N, faulty, group, []),
+    ?assertEqual(<<"many (2 sub-exceptions)\nwith ValueError: one\nwith KeyError: 'two'">>, Text).
 
 kwargs(N) ->
     ?assertEqual(<<"{\n  \"a\": 1\n}">>,

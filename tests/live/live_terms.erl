@@ -365,6 +365,8 @@ repetitive(N) ->
 %%% --------------------------------------------------------------------- settings
 
 strings_bytes() ->
+    ?assertEqual(11, erpc:call(maps:get(node, live:pynode(#{args => ["--strings", "bytes"]})), builtins, int,
+                               [<<"b">>, {'$kwargs', #{<<"base">> => 16}}])),
     #{node := N} = live:pynode(#{args => ["--strings", "bytes"]}),
     ?assertEqual([<<"bytes">>, <<"bytes">>], erpc:call(N, echo, kinds, [[<<"text">>, <<255>>]])),
     ?assertEqual(<<"text">>, echo(N, <<"text">>)),

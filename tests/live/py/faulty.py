@@ -35,6 +35,10 @@ class Class:
         return cls().method(text)
 
 
+def group():
+    raise ExceptionGroup("many", [ValueError("one"), KeyError("two")])
+
+
 def chained():
     try:
         raise KeyError("the first cause")

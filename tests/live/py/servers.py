@@ -38,6 +38,10 @@ class Counter:
     def call_fail(self, text):
         raise ValueError(text)  # mark: call_fail
 
+    def call_stop(self, name):
+        erlang.unregister(name)
+        return "stopped"
+
     def call_thing(self):
         return object()
 
