@@ -423,10 +423,11 @@ static void exec_forget(struct exec_worker *w, bool counted) {
 
 static void *exec_main(void *arg) {
     struct exec_worker *w = arg;
+    bool new = w->number <= (uint32_t)exec.target; /* nobody leads before one of these has */
 
     exec.hooks.start(w);
-    for (;;) {
-        if (exec_ready() > 0) {
+    for (;; new = false) {
+        if (exec_ready() > 0 && !new) {
             atomic_store(&w->state, EXEC_ENTERING);
             exec.hooks.serve(w);
         }

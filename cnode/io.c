@@ -567,8 +567,7 @@ static void *io_main(void *arg) {
 
         if (word != seen) {
             quiet = 0;
-        } else if (leader_phase_of(word) == LEADER_AWAY || leader_owner_of(word) == LEADER_IO) {
-            /* Its own it is at the start only, before any worker has led. */
+        } else if (leader_phase_of(word) == LEADER_AWAY) {
             if (leader_take(&io.leader, word, LEADER_IO))
                 io_stand_in();
             quiet = 0;

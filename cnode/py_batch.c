@@ -203,8 +203,7 @@ static bool py_batch_chunk_lost(struct py_batch *many) {
     return false;
 }
 
-/* Without a chunk size: four parts a thread. */
-static Py_ssize_t py_batch_chunk_size(struct py_task_pool *pool, Py_ssize_t len) {
+Py_ssize_t py_batch_chunk_size(struct py_task_pool *pool, Py_ssize_t len) {
     struct taskpool_numbers n;
     Py_ssize_t parts, size;
 

@@ -17,4 +17,7 @@ PyObject *py_batch_parallel(struct py_task_pool *pool, PyObject *tasks);
 PyObject *py_batch_map(struct py_task_pool *pool, PyObject *function, PyObject *iterable,
                        Py_ssize_t chunk);
 
+/* How many of so many items a task takes when nobody has said: four tasks a thread. */
+Py_ssize_t py_batch_chunk_size(struct py_task_pool *pool, Py_ssize_t len);
+
 #endif

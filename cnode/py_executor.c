@@ -33,17 +33,16 @@ static Py_ssize_t py_executor_count(PyObject *value, const char *name, Py_ssize_
 
     if (!value)
         return 0;
-    n = PyNumber_AsSsize_t(value, PyExc_OverflowError);
-    if (n == -1 && PyErr_Occurred()) {
-        if (PyErr_ExceptionMatches(PyExc_TypeError))
-            PyErr_Format(PyExc_TypeError, "%s must be an int, not %.100s", name,
-                         Py_TYPE(value)->tp_name);
-        else
-            PyErr_Format(PyExc_ValueError, "%s must be at most %zd", name, max);
+    if (PyBool_Check(value) || !PyIndex_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be an int, not %.100s", name,
+                     Py_TYPE(value)->tp_name);
         return -1;
     }
+    n = PyNumber_AsSsize_t(value, NULL); /* what is too large for it is cut off */
+    if (n == -1 && PyErr_Occurred())
+        return -1;
     if (n < 0 || n > max) {
-        PyErr_Format(PyExc_ValueError, "%s must be 0 to %zd, not %zd", name, max, n);
+        PyErr_Format(PyExc_ValueError, "%s must be 0 to %zd, not %R", name, max, value);
         return -1;
     }
     return n;
@@ -77,11 +76,16 @@ static int py_executor_wait_started(struct taskpool *pool) {
 static int py_executor_begin(PyExecutorObject *self, int threads, size_t limit, size_t stack,
                              const char *name) {
     struct py_task_shared *shared = self->pool.shared;
+    int started;
 
     atomic_store(&shared->refs, threads + 1);
-    self->pool.threads = taskpool_new(threads, limit, stack, name, &py_task_hooks, shared);
+    self->pool.threads =
+        taskpool_new(threads, limit, stack, name, &py_task_hooks, shared, &started);
     if (!self->pool.threads) {
-        atomic_store(&shared->refs, 1); /* those that have started hold it up, for ever */
+        int error = errno;
+
+        atomic_fetch_sub(&shared->refs, threads - started); /* the others give theirs back */
+        errno = error;
         PyErr_Format(PyExc_RuntimeError, "cannot start %d threads: %s", threads, strerror(errno));
         return -1;
     }
@@ -118,12 +122,12 @@ static int py_executor_init(PyObject *op, PyObject *args, PyObject *kwargs) {
         PyErr_SetString(PyExc_TypeError, "initializer must be a callable");
         return -1;
     }
-    if (self->pool.threads) {
+    if (py_task_import() < 0 || py_future_import() < 0)
+        return -1;
+    if (self->pool.shared) {
         PyErr_SetString(PyExc_RuntimeError, "BlockingExecutor: __init__() is called once");
         return -1;
     }
-    if (py_task_import() < 0 || py_future_import() < 0)
-        return -1;
     self->pool.shared = PyMem_RawCalloc(1, sizeof *self->pool.shared);
     if (!self->pool.shared) {
         PyErr_NoMemory();
@@ -333,6 +337,27 @@ static PyObject *py_executor_try_submit(PyObject *op, PyObject *const *args, Py_
     return NULL;
 }
 
+PyDoc_STRVAR(py_executor_submit_over_doc,
+             "_submit_over(fn, /, *args, **kwargs)\n--\n\n"
+             "As submit(), but never waits: the queue may hold more than its limit then.\n");
+
+static PyObject *py_executor_submit_over(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                                         PyObject *kwnames) {
+    PyExecutorObject *self = (PyExecutorObject *)op;
+    struct py_task *task;
+    PyObject *future;
+
+    if (!py_executor_function(self, args, nargs, "arun()"))
+        return NULL;
+    future = py_executor_future(args, nargs, kwnames, &task);
+    if (!future || taskpool_push_over(self->pool.threads, &task->head) == TASKPOOL_OK)
+        return future;
+    py_task_unqueue(task);
+    Py_DECREF(future);
+    py_task_raise_closed();
+    return NULL;
+}
+
 PyDoc_STRVAR(
     py_executor_run_parallel_doc,
     "run_parallel(tasks, /)\n--\n\n"
@@ -347,6 +372,27 @@ static PyObject *py_executor_run_parallel(PyObject *op, PyObject *tasks) {
     PyExecutorObject *self = (PyExecutorObject *)op;
 
     return py_executor_check(self) ? py_batch_parallel(&self->pool, tasks) : NULL;
+}
+
+PyDoc_STRVAR(py_executor_chunk_size_doc,
+             "_chunk_size(fn, chunk_size, length)\n--\n\n"
+             "Whether map(fn, ..., chunk_size) of length items can be: how many a task takes.\n");
+
+static PyObject *py_executor_chunk_size(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
+    PyExecutorObject *self = (PyExecutorObject *)op;
+    Py_ssize_t chunk, len;
+
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "_chunk_size(): needs fn, chunk_size and length");
+        return NULL;
+    }
+    if (!py_executor_check(self) || !py_executor_check_callable(args[0], "amap()"))
+        return NULL;
+    chunk = py_executor_count(args[1], "chunk_size", PY_SSIZE_T_MAX / 2);
+    len = chunk < 0 ? -1 : PyNumber_AsSsize_t(args[2], PyExc_OverflowError);
+    if (chunk < 0 || (len == -1 && PyErr_Occurred()))
+        return NULL;
+    return PyLong_FromSsize_t(chunk ? chunk : py_batch_chunk_size(&self->pool, len));
 }
 
 PyDoc_STRVAR(py_executor_map_doc, "_map(fn, items, chunk_size)\n--\n\n"
@@ -413,6 +459,13 @@ static PyObject *py_executor_is_running(PyObject *op, PyObject *unused) {
                            !taskpool_closed(self->pool.threads));
 }
 
+static PyObject *py_executor_forked(PyObject *op, PyObject *unused) {
+    PyExecutorObject *self = (PyExecutorObject *)op;
+
+    (void)unused;
+    return PyBool_FromLong(self->pool.threads && taskpool_forked(self->pool.threads));
+}
+
 PyDoc_STRVAR(py_executor_stats_doc,
              "stats()\n--\n\n"
              "What the pool has done: a dict of queued and running (now), done, failed and\n"
@@ -442,6 +495,10 @@ static double py_executor_seconds(PyObject *value) {
 
     if (value == Py_None)
         return HUGE_VAL;
+    if (PyBool_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "timeout_secs must be a number or None, not bool");
+        return -1;
+    }
     seconds = PyFloat_AsDouble(value);
     if (seconds == -1 && PyErr_Occurred())
         return -1;
@@ -450,6 +507,25 @@ static double py_executor_seconds(PyObject *value) {
         return -1;
     }
     return seconds;
+}
+
+/* Waits for the threads of one pool, or with NULL of all: True, False, or NULL with a signal
+ * handler's exception. */
+static PyObject *py_executor_join(struct taskpool *pool, double seconds) {
+    int64_t until = seconds < 1e9 ? py_task_now() + (int64_t)(seconds * 1e9) : INT64_MAX;
+    enum taskpool_result result;
+
+    for (;;) {
+        py_leave();
+        result = pool ? taskpool_join(pool, seconds) : taskpool_join_all(seconds);
+        py_enter();
+        if (result != TASKPOOL_INTERRUPTED)
+            return PyBool_FromLong(result == TASKPOOL_OK);
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+        if (until != INT64_MAX)
+            seconds = until > py_task_now() ? (double)(until - py_task_now()) / 1e9 : 0;
+    }
 }
 
 PyDoc_STRVAR(
@@ -462,11 +538,9 @@ PyDoc_STRVAR(
 static PyObject *py_executor_shutdown(PyObject *op, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"wait", "timeout_secs", "cancel_futures", NULL};
     PyExecutorObject *self = (PyExecutorObject *)op;
-    enum taskpool_result result;
     PyObject *timeout = NULL;
     int wait = 1, cancel = 0;
     double seconds;
-    int64_t until;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|pOp:shutdown", names, &wait, &timeout,
                                      &cancel))
@@ -474,22 +548,23 @@ static PyObject *py_executor_shutdown(PyObject *op, PyObject *args, PyObject *kw
     seconds = timeout ? py_executor_seconds(timeout) : 30.0;
     if (seconds < 0 || !py_executor_check_made(self))
         return NULL;
-    until = seconds < 1e9 ? py_task_now() + (int64_t)(seconds * 1e9) : INT64_MAX;
-    py_task_cancel(self->pool.shared, taskpool_close(self->pool.threads, cancel));
+    if (py_task_cancel(self->pool.shared, taskpool_close(self->pool.threads, cancel)) < 0)
+        return NULL;
     if (!wait || taskpool_mine() == self->pool.threads)
         seconds = 0;
-    do {
-        py_leave();
-        result = taskpool_join(self->pool.threads, seconds);
-        py_enter();
-        if (result == TASKPOOL_INTERRUPTED && PyErr_CheckSignals() < 0)
-            return NULL;
-        if (until != INT64_MAX && seconds > 0) {
-            seconds = (double)(until - py_task_now()) / 1e9;
-            seconds = seconds > 0 ? seconds : 0;
-        }
-    } while (result == TASKPOOL_INTERRUPTED);
-    return PyBool_FromLong(result == TASKPOOL_OK);
+    return py_executor_join(self->pool.threads, seconds);
+}
+
+PyDoc_STRVAR(
+    py_executor_join_all_doc,
+    "_join_all(seconds)\n--\n\n"
+    "Waits for the threads of all pools, those included that are gone: whether they ended.\n");
+
+static PyObject *py_executor_join_all(PyObject *unused, PyObject *arg) {
+    double seconds = py_executor_seconds(arg);
+
+    (void)unused;
+    return seconds < 0 ? NULL : py_executor_join(NULL, seconds);
 }
 
 #define PY_EXECUTOR_CAST(f) ((PyCFunction)(void (*)(void))(f))
@@ -502,6 +577,11 @@ static PyMethodDef py_executor_methods[] = {
     {"try_submit", PY_EXECUTOR_CAST(py_executor_try_submit), METH_FASTCALL | METH_KEYWORDS,
      py_executor_try_submit_doc},
     {"run_parallel", py_executor_run_parallel, METH_O, py_executor_run_parallel_doc},
+    {"_submit_over", PY_EXECUTOR_CAST(py_executor_submit_over), METH_FASTCALL | METH_KEYWORDS,
+     py_executor_submit_over_doc},
+    {"_chunk_size", PY_EXECUTOR_CAST(py_executor_chunk_size), METH_FASTCALL,
+     py_executor_chunk_size_doc},
+    {"_join_all", py_executor_join_all, METH_O | METH_STATIC, py_executor_join_all_doc},
     {"_map", PY_EXECUTOR_CAST(py_executor_map), METH_FASTCALL, py_executor_map_doc},
     {"active_threads", py_executor_active_threads, METH_NOARGS,
      PyDoc_STR("active_threads()\n--\n\nThreads that have not ended.\n")},
@@ -513,6 +593,8 @@ static PyMethodDef py_executor_methods[] = {
      PyDoc_STR("pending_tasks()\n--\n\nTasks in the queue.\n")},
     {"is_running", py_executor_is_running, METH_NOARGS,
      PyDoc_STR("is_running()\n--\n\nWhether the pool takes tasks.\n")},
+    {"_forked", py_executor_forked, METH_NOARGS,
+     PyDoc_STR("_forked()\n--\n\nWhether the pool was made before this process was forked.\n")},
     {"stats", py_executor_stats, METH_NOARGS, py_executor_stats_doc},
     {"shutdown", PY_EXECUTOR_CAST(py_executor_shutdown), METH_VARARGS | METH_KEYWORDS,
      py_executor_shutdown_doc},

@@ -22,6 +22,10 @@ PyObject *py_future_new(void);
 /* Makes it running: false when it has been cancelled, which all that wait for it then know. */
 bool py_future_start(PyObject *future);
 
+/* Cancels it, unless it has ended, and tells those that wait: 0, or -1 with an exception that
+ * came meanwhile. */
+int py_future_cancel(PyObject *future);
+
 /* Ends it with a result, or else with an exception; both borrowed. */
 void py_future_end(PyObject *future, PyObject *result, PyObject *exception);
 

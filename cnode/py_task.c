@@ -8,14 +8,12 @@
 #include <time.h>
 
 enum {
-    PY_TASK_SLICE_NS = 500000,  /* the longest a thread keeps the GIL between two calls */
-    PY_TASK_REPORT_NS = 100000, /* the longest a result waits for those of other tasks */
-    PY_TASK_FINISHED = 32,      /* results that wait so */
-    PY_TASK_ITEMS = 32,         /* items of map() between two looks at the clock */
+    PY_TASK_SLICE_NS = 500000, /* the longest a thread keeps the GIL between two calls */
+    PY_TASK_ITEMS = 32,        /* the most items of map() between two looks at the clock */
 };
 
 /* What is needed of the standard library. */
-static struct { PyObject *cancelled, *current_thread, *active, *cancel, *name; } py_task_names;
+static struct { PyObject *cancelled, *current_thread, *active, *name; } py_task_names;
 
 int64_t py_task_now(void) {
     struct timespec t;
@@ -36,7 +34,6 @@ int py_task_import(void) {
     if (threading) {
         py_task_names.cancelled = PyObject_GetAttrString(futures, "CancelledError");
         py_task_names.current_thread = PyObject_GetAttrString(threading, "current_thread");
-        py_task_names.cancel = PyUnicode_InternFromString("cancel");
         py_task_names.name = PyUnicode_InternFromString("name");
         py_task_names.active = PyObject_GetAttrString(threading, "_active");
     }
@@ -118,15 +115,17 @@ static PyObject *py_task_call(struct py_task *task) {
                                task->kwnames);
 }
 
-/* Lets others have the GIL if this thread has had it for long. */
-static void py_task_yield(int64_t *slice) {
-    int64_t now = py_task_now();
+/* Lets others have the GIL if this thread has had it since slice, for long: how much of the time
+ * that it may have it was over, in ns. */
+static int64_t py_task_yield(int64_t *slice) {
+    int64_t now = py_task_now(), used = now - *slice;
 
-    if (now - *slice < PY_TASK_SLICE_NS)
-        return;
-    py_leave();
-    py_enter();
-    *slice = py_task_now();
+    if (used >= PY_TASK_SLICE_NS) {
+        py_leave();
+        py_enter();
+        *slice = py_task_now();
+    }
+    return used;
 }
 
 int py_task_note_error(PyObject *errors, Py_ssize_t index) {
@@ -138,21 +137,30 @@ int py_task_note_error(PyObject *errors, Py_ssize_t index) {
     return result;
 }
 
-/* Applies the function to a run of items; all of them, whatever some raise. */
+/* Applies the function to a run of items; all of them, whatever some raise. The clock is looked at
+ * the more often the longer the items take. */
 static PyObject *py_task_run_chunk(struct py_task *task) {
     PyObject *items = task->args[0], *results = task->args[1], *errors = task->args[2];
-    int64_t slice = py_task_now();
+    int64_t slice = py_task_now(), used = 0, before;
+    Py_ssize_t step = 1, look = task->from;
 
     for (Py_ssize_t i = task->from; i < task->to; i++) {
         PyObject *result = PyObject_CallOneArg(task->function, PyTuple_GET_ITEM(items, i));
 
-        if (!result && py_task_note_error(errors, i) < 0)
-            return NULL;
+        if (!result) {
+            task->failed = true;
+            if (py_task_note_error(errors, i) < 0)
+                return NULL;
+        }
         PyList_SET_ITEM(results, i, result ? result : Py_NewRef(Py_None));
-        if ((i - task->from) % PY_TASK_ITEMS == 0) {
-            if (atomic_load_explicit(&task->abandoned, memory_order_relaxed))
-                break;
-            py_task_yield(&slice);
+        if (atomic_load_explicit(&task->abandoned, memory_order_relaxed))
+            break;
+        if (i == look) {
+            before = used < PY_TASK_SLICE_NS ? used : 0;
+            used = py_task_yield(&slice);
+            step = used - before > PY_TASK_SLICE_NS / 16 ? 1 : step * 2;
+            step = step < PY_TASK_ITEMS ? step : PY_TASK_ITEMS;
+            look = i + step;
         }
     }
     return Py_NewRef(Py_None);
@@ -177,7 +185,8 @@ static void py_task_run(struct py_task_shared *shared, struct py_task *task) {
     } else {
         exception = py_task_take_exception();
     }
-    atomic_fetch_add_explicit(result ? &shared->done : &shared->failed, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(result && !task->failed ? &shared->done : &shared->failed, 1,
+                              memory_order_relaxed);
     atomic_fetch_add_explicit(&shared->run_ns, py_task_now() - began, memory_order_relaxed);
     if (task->kind == PY_TASK_FUTURE) {
         py_future_end(task->future, result, exception);
@@ -259,52 +268,34 @@ static void py_task_thread_stop(void *context) {
     py_detach();
 }
 
-/* Tasks that have run and that somebody waits for: who waits wants the GIL, so it is told when
- * this thread has given it back. */
-struct py_task_finished {
-    struct taskpool_task *tasks[PY_TASK_FINISHED];
-    size_t len;
-    int64_t since;
-};
-
-static void py_task_report(struct py_task_finished *finished) {
-    for (size_t i = 0; i < finished->len; i++) {
-        taskpool_group_leave(finished->tasks[i]);
-        taskpool_task_unref(finished->tasks[i]);
-    }
-    finished->len = 0;
+/* Tells who waits for the task, and gives up the queue's reference. */
+static void py_task_end(struct taskpool_task *head) {
+    taskpool_group_leave(head);
+    taskpool_task_unref(head);
 }
 
+/* Who waits for a task wants the GIL, so it is told when this thread has given it back; but never
+ * after another task, which may take any time. */
 static void py_task_serve(void *context, struct taskpool_task *head) {
-    struct py_task_finished finished = {.len = 0};
     struct taskpool *pool = taskpool_mine();
+    struct taskpool_task *next;
     int64_t slice;
 
     py_enter();
     slice = py_task_now();
-    for (; head; head = taskpool_next(pool)) {
-        struct py_task *task = (struct py_task *)head;
-
-        py_task_run(context, task);
-        if (!head->group) {
-            taskpool_task_unref(head);
-        } else {
-            if (finished.len == 0)
-                finished.since = py_task_now();
-            finished.tasks[finished.len++] = head;
-        }
-        if (finished.len == PY_TASK_FINISHED ||
-            (finished.len > 0 && py_task_now() - finished.since > PY_TASK_REPORT_NS)) {
-            py_leave();
-            py_task_report(&finished);
-            py_enter();
-            slice = py_task_now();
-        } else {
-            py_task_yield(&slice);
-        }
+    for (;;) {
+        py_task_run(context, (struct py_task *)head);
+        if (taskpool_forked(pool)) /* by the task: the others are not this process's */
+            return;
+        next = taskpool_next(pool);
+        if (!next)
+            break;
+        py_task_end(head);
+        head = next;
+        py_task_yield(&slice);
     }
     py_leave();
-    py_task_report(&finished);
+    py_task_end(head);
 }
 
 const struct taskpool_hooks py_task_hooks = {
@@ -370,9 +361,7 @@ static bool py_task_withdraw(struct py_task_pool *pool, struct py_task *task) {
     if (!taskpool_withdraw(pool->threads, &task->head))
         return false;
     atomic_fetch_add_explicit(&pool->shared->cancelled, 1, memory_order_relaxed);
-    taskpool_group_leave(&task->head);
-    py_task_empty(task);
-    taskpool_task_unref(&task->head); /* the queue's reference */
+    py_task_unqueue(task);
     return true;
 }
 
@@ -432,21 +421,12 @@ void py_task_join(struct py_task *task, struct taskpool_group *group) {
 void py_task_run_here(struct py_task_pool *pool, struct py_task *task) {
     task->head.since = py_task_now();
     py_task_run(pool->shared, task);
-    taskpool_group_leave(&task->head);
-    taskpool_task_unref(&task->head);
+    py_task_end(&task->head);
 }
 
-static void py_task_cancel_future(PyObject *future) {
-    PyObject *cancelled = PyObject_CallMethodNoArgs(future, py_task_names.cancel);
-
-    if (!cancelled)
-        PyErr_WriteUnraisable(future);
-    Py_XDECREF(cancelled);
-    py_future_start(future); /* tells those that wait for it */
-}
-
-void py_task_cancel(struct py_task_shared *shared, struct taskpool_task *list) {
+int py_task_cancel(struct py_task_shared *shared, struct taskpool_task *list) {
     struct taskpool_task *next;
+    PyObject *first = NULL;
 
     for (; list; list = next) {
         struct py_task *task = (struct py_task *)list;
@@ -454,10 +434,18 @@ void py_task_cancel(struct py_task_shared *shared, struct taskpool_task *list) {
         next = list->next;
         list->next = list->prev = NULL;
         atomic_fetch_add_explicit(&shared->cancelled, 1, memory_order_relaxed);
-        if (task->future)
-            py_task_cancel_future(task->future);
-        py_task_empty(task);
-        taskpool_group_leave(list);
-        taskpool_task_unref(list);
+        if (task->future && py_future_cancel(task->future) < 0) {
+            PyObject *exception = py_task_take_exception();
+
+            if (first)
+                Py_DECREF(exception);
+            else
+                first = exception;
+        }
+        py_task_unqueue(task);
     }
+    if (!first)
+        return 0;
+    py_task_raise(first);
+    return -1;
 }

@@ -1,8 +1,8 @@
 /* py_task.h - one call that a thread of a pool is to run, and the Python side of those threads.
  *
- * A task is filled, run and emptied with the GIL; the threads (py_task_hooks, for a taskpool) give
- * it back before they tell a waiter, and who waits here has given it back. The end of a task goes
- * into its Future, or stays in the task for the waiter of its group. Any thread that holds the GIL.
+ * A task is filled, run and emptied with the GIL; the threads are a taskpool's, by py_task_hooks, and
+ * who waits here has given the GIL back. The end of a task goes into its Future, or stays in the
+ * task for the waiter of its group. Any thread that holds the GIL.
  */
 #ifndef PYNODE_PY_TASK_H
 #define PYNODE_PY_TASK_H
@@ -33,6 +33,7 @@ struct py_task {
     struct taskpool_task head;
     enum py_task_kind kind;
     _Atomic bool abandoned; /* nobody wants the result; a chunk stops at the next item */
+    bool failed;            /* an item of the chunk did */
     PyObject *function, *context, *future, *kwnames;
     PyObject *result, *exception; /* of a task with a group; both NULL: it has not run */
     Py_ssize_t from, to;
@@ -79,8 +80,9 @@ PyObject *py_task_take(struct py_task *task);
  * more: it does not run if it has not begun, else it runs on and drops what comes of it. */
 void py_task_release(struct py_task_pool *pool, struct py_task *task);
 
-/* Ends tasks that were taken out of the queue, a list by next, as cancelled. */
-void py_task_cancel(struct py_task_shared *shared, struct taskpool_task *list);
+/* Ends tasks that were taken out of the queue, a list by next, as cancelled: 0, or -1 with the first
+ * exception that came meanwhile. */
+int py_task_cancel(struct py_task_shared *shared, struct taskpool_task *list);
 
 /* Sets RuntimeError: the pool is shut down. */
 void py_task_raise_closed(void);

@@ -19,6 +19,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import functools
+import inspect
 import os
 import threading
 import weakref
@@ -43,45 +44,14 @@ _exiting = False
 class Future(FutureMethods, concurrent.futures.Future):
     """A concurrent.futures.Future that makes its lock when it is first asked for one.
 
-    Most are never waited for: they have ended when their result is taken.
+    Most are never waited for: they have ended when their result is taken. What is not here is
+    native.
     """
 
     __slots__ = ("_state", "_result", "_exception", "_lock", "_waiting", "_callbacks")
 
     def __init__(self):
         raise TypeError("Futures are made by a BlockingExecutor")
-
-    @property
-    def _condition(self):
-        try:
-            return self._lock
-        except AttributeError:
-            return self._own("_lock", threading.Condition)
-
-    @property
-    def _waiters(self):
-        try:
-            return self._waiting
-        except AttributeError:
-            return self._own("_waiting", list)
-
-    @property
-    def _done_callbacks(self):
-        try:
-            return self._callbacks
-        except AttributeError:
-            return self._own("_callbacks", list)
-
-    def _own(self, name, make):
-        """The attribute, made by whichever thread comes first."""
-        value = make()
-        with _futures_lock:
-            if not hasattr(self, name):
-                setattr(self, name, value)
-            return getattr(self, name)
-
-
-_futures_lock = threading.Lock()
 
 
 class BlockingExecutor(ThreadPool, concurrent.futures.Executor):
@@ -112,7 +82,7 @@ class BlockingExecutor(ThreadPool, concurrent.futures.Executor):
             queue_size,
             thread_name_prefix=thread_name_prefix,
             initializer=initializer,
-            initargs=initargs,
+            initargs=tuple(initargs),
             stack_size=stack_size,
         )
         _live.add(self)
@@ -155,7 +125,8 @@ class BlockingExecutor(ThreadPool, concurrent.futures.Executor):
     async def arun(self, fn, /, *args, **kwargs):
         """The result of fn(*args, **kwargs); the event loop runs on meanwhile.
 
-        Cancelling it takes the call out of the queue if it has not begun.
+        A full queue takes the call all the same: it costs no more there than in a coroutine that
+        waits. Cancelling the coroutine cancels the call if it has not begun.
 
         >>> async def main(pool):
         ...     return await pool.arun(pow, 2, 10)
@@ -163,10 +134,10 @@ class BlockingExecutor(ThreadPool, concurrent.futures.Executor):
         ...     asyncio.run(main(pool))
         1024
         """
-        return await asyncio.wrap_future(self._submit_soon(fn, *args, **kwargs))
+        return await asyncio.wrap_future(self._submit_over(fn, *args, **kwargs))
 
     async def amap(self, fn, items, chunk_size=0):
-        """As map(fn, items, chunk_size); the event loop runs on meanwhile.
+        """As map(fn, items, chunk_size); the event loop runs on meanwhile, as in arun().
 
         >>> async def main(pool):
         ...     return await pool.amap(abs, [-1, -2])
@@ -175,32 +146,22 @@ class BlockingExecutor(ThreadPool, concurrent.futures.Executor):
         [1, 2]
         """
         items = list(items)
-        if not callable(fn):
-            raise TypeError(f"amap(): {type(fn).__name__} object is not callable")
-        size = _chunk_size(chunk_size, len(items), self.pool_size())
-        chunks = [
-            asyncio.wrap_future(self._submit_soon(_run_chunk, fn, items[i : i + size], i))
-            for i in range(0, len(items), size)
-        ]
+        size = self._chunk_size(fn, chunk_size, len(items))
+        chunks = []
         results, errors = [], []
-        for part, failed in await asyncio.gather(*chunks):
-            results += part
-            errors += failed
+        try:
+            for i in range(0, len(items), size):
+                future = self._submit_over(_run_chunk, fn, items[i : i + size], i)
+                chunks.append(asyncio.wrap_future(future))
+            for part, failed in await asyncio.gather(*chunks):
+                results += part
+                errors += failed
+        finally:
+            for chunk in chunks:
+                chunk.cancel()
         if errors:
             raise _first_error(errors)
         return results
-
-    def _submit_soon(self, fn, /, *args, **kwargs):
-        """submit() that never waits in an event loop's thread: a full queue is QueueFull."""
-        return self.try_submit(fn, *args, **kwargs)
-
-
-def _chunk_size(chunk_size, length, threads):
-    if not isinstance(chunk_size, int):
-        raise TypeError(f"chunk_size must be an int, not {type(chunk_size).__name__}")
-    if chunk_size < 0:
-        raise ValueError(f"chunk_size must not be negative: {chunk_size}")
-    return chunk_size or max(1, -(-length // (4 * threads)))
 
 
 def _run_chunk(fn, items, start):
@@ -229,22 +190,18 @@ def _shutdown_all():
     """Lets what is queued finish before the interpreter goes, for half a minute at most."""
     global _exiting
     _exiting = True
-    pools = list(_live)
+    pools = [pool for pool in _live if pool.is_running()]
     for pool in pools:
-        if pool.is_running():
-            pool.shutdown(wait=False)
-    for pool in pools:
-        try:
-            if not pool.shutdown(timeout_secs=30.0):
-                pool.shutdown(wait=False, cancel_futures=True)
-        except RuntimeError:  # made before a fork
-            pass
+        pool.shutdown(wait=False)
+    if not ThreadPool._join_all(30.0):
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # The default executor.
 
 _default = None
-_default_lock = threading.Lock()
+_default_lock = threading.RLock()  # a signal handler may ask, too
 
 
 def _default_threads():
@@ -270,19 +227,15 @@ def get_default_executor():
     True
     """
     global _default
+    executor = _default
+    if executor is not None and not executor._forked():
+        return executor
     with _default_lock:
-        if _default is None or not _usable(_default):
-            _default = BlockingExecutor(_default_threads(), thread_name_prefix="blocking")
+        if _default is None or _default._forked():
+            made = BlockingExecutor(_default_threads(), thread_name_prefix="blocking")
+            if _default is None or _default._forked():
+                _default = made
         return _default
-
-
-def _usable(executor):
-    """False for one that was made before a fork."""
-    try:
-        executor.pool_size()
-    except RuntimeError:
-        return False
-    return True
 
 
 def set_default_executor(executor):
@@ -296,21 +249,28 @@ def set_default_executor(executor):
     True
     """
     global _default
-    if executor is not None and not isinstance(executor, BlockingExecutor):
-        raise TypeError(f"executor must be a BlockingExecutor, not {type(executor).__name__}")
+    if executor is not None:
+        _chosen(executor)
     with _default_lock:
         before, _default = _default, executor
     return before
 
 
-if hasattr(os, "register_at_fork"):
+def _renew_lock():
+    global _default_lock
+    _default_lock = threading.RLock()
 
-    def _renew_locks():
-        global _default_lock, _futures_lock
-        _default_lock = threading.Lock()
-        _futures_lock = threading.Lock()
 
-    os.register_at_fork(after_in_child=_renew_locks)
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _chosen(executor):
+    """The executor, or the default one for None."""
+    if executor is None:
+        return get_default_executor()
+    if not isinstance(executor, BlockingExecutor):
+        raise TypeError(f"executor must be a BlockingExecutor, not {type(executor).__name__}")
+    return executor
 
 
 def blocking_run(fn, /, *args, **kwargs):
@@ -328,7 +288,7 @@ def blocking_map(fn, items, chunk_size=0, executor=None):
     >>> blocking_map(abs, [-1, 2])
     [1, 2]
     """
-    return (executor or get_default_executor()).map(fn, items, chunk_size=chunk_size)
+    return _chosen(executor).map(fn, items, chunk_size=chunk_size)
 
 
 def blocking_parallel(tasks, executor=None):
@@ -337,13 +297,13 @@ def blocking_parallel(tasks, executor=None):
     >>> blocking_parallel([(pow, (2, 3)), (len, ('abc',))])
     [8, 3]
     """
-    return (executor or get_default_executor()).run_parallel(tasks)
+    return _chosen(executor).run_parallel(tasks)
 
 
 def blocking(fn=None, /, *, executor=None):
     """Makes each call of a function run on the executor's threads, or the default one's.
 
-    In a coroutine ``await f.aio(...)`` lets the event loop run on.
+    In a coroutine ``await f.aio(...)`` lets the event loop run on. Methods can be decorated, too.
 
     >>> @blocking
     ... def double(x):
@@ -353,20 +313,39 @@ def blocking(fn=None, /, *, executor=None):
     >>> asyncio.run(double.aio(21))
     42
     """
-    if executor is not None and not isinstance(executor, BlockingExecutor):
-        raise TypeError(f"executor must be a BlockingExecutor, not {type(executor).__name__}")
+    if executor is not None:
+        _chosen(executor)
     if fn is None:
         return functools.partial(blocking, executor=executor)
     if not callable(fn):
         raise TypeError(f"blocking(): {type(fn).__name__} object is not callable")
+    if inspect.iscoroutinefunction(fn):
+        raise TypeError(f"blocking(): {fn.__qualname__} is a coroutine function")
+    return _Blocking(fn, executor)
 
-    @functools.wraps(fn)
-    def run(*args, **kwargs):
-        return (executor or get_default_executor()).run_sync(fn, *args, **kwargs)
 
-    @functools.wraps(fn)
-    async def aio(*args, **kwargs):
-        return await (executor or get_default_executor()).arun(fn, *args, **kwargs)
+class _Blocking:
+    """A function whose calls run on an executor's threads."""
 
-    run.aio = aio
-    return run
+    def __init__(self, fn, executor):
+        functools.update_wrapper(self, fn)
+        self._fn = fn
+        self._executor = executor
+
+    def __call__(self, /, *args, **kwargs):
+        return _chosen(self._executor).run_sync(self._fn, *args, **kwargs)
+
+    async def aio(self, /, *args, **kwargs):
+        """As calling it, from a coroutine."""
+        return await _chosen(self._executor).arun(self._fn, *args, **kwargs)
+
+    def __get__(self, instance, owner=None):
+        if not hasattr(self._fn, "__get__"):
+            return self
+        return _Blocking(self._fn.__get__(instance, owner), self._executor)
+
+    def __repr__(self):
+        return f"<blocking {self._fn!r}>"
+
+    def __reduce__(self):
+        return self.__qualname__  # pickled by its name, as functions are

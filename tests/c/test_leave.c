@@ -432,6 +432,7 @@ static void show_bad(char *log) {
 int main(void) {
     char *path = tap_path("log");
 
+    signal(SIGINT, SIG_DFL); /* a shell's background jobs inherit that it is ignored */
     for (size_t i = 0; i < sizeof scenes / sizeof scenes[0]; i++) {
         const char *what = scenes[i].what;
         int status = tap_child(scenes[i].scene, path);

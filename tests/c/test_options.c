@@ -358,12 +358,18 @@ static void test_program(void) {
 
 static void test_venv(void) {
     char *dir = tap_path("venv"), *cfg;
-    char words[600];
+    char words[600], lib[600];
 
     mkdir(dir, 0700);
     snprintf(words, sizeof words, "--venv %s", dir);
     is_int(parse(words), EX_CONFIG, "a directory without pyvenv.cfg is no venv");
     cfg = write_file("venv/pyvenv.cfg", "", 0, 0600);
+    is_int(parse(words), EX_CONFIG, "nor is one of another Python");
+    has_str(e.text, "is of another Python: it has no lib/python", "it says so");
+    snprintf(lib, sizeof lib, "%s/lib", dir);
+    mkdir(lib, 0700);
+    snprintf(lib, sizeof lib, "%s/lib/python%s", dir, PYNODE_PYTHON_VERSION);
+    mkdir(lib, 0700);
     is_int(parse(words), 0, "with one it is");
     is_str(o.venv, dir, "--venv");
     free(cfg);
