@@ -26,6 +26,7 @@ static struct {
     _Atomic int terms;      /* SIGTERM so far */
     _Atomic bool requested; /* a drain, and its SIGTERM has not been seen yet */
     _Atomic bool asked;
+    _Atomic bool started;
     bool script;
     pthread_t main;
     bool stopped, all_ended;
@@ -34,6 +35,8 @@ static struct {
 static void leave_handle(int signo) {
     int saved = errno;
 
+    if (!atomic_load(&leave.started)) /* nothing runs yet, and an import may take long */
+        _exit(signo == SIGTERM ? 0 : 128 + signo);
     if (signo == SIGINT || (atomic_fetch_add(&leave.terms, 1) > 0 && signo == SIGTERM))
         _exit(128 + signo);
     sem_post(&leave.told);
@@ -65,6 +68,10 @@ int leave_init(double drain_timeout, bool script, struct err *e) {
         leave_install(SIGINT, leave_handle);
     }
     return 0;
+}
+
+void leave_started(void) {
+    atomic_store(&leave.started, true);
 }
 
 /* With a script through the signal, so that its own handler decides as it does for any SIGTERM. */

@@ -13,6 +13,9 @@
 /* Installs the handlers. script: SIGTERM and SIGINT are left to Python. */
 int leave_init(double drain_timeout, bool script, struct err *e);
 
+/* From now on requests may come: before, SIGTERM ends the process at once, with status 0. */
+void leave_started(void);
+
 /* Asks the node to drain and go, as SIGTERM does. */
 void leave_request(void);
 

@@ -87,6 +87,7 @@ static int main_start(const char *program, struct err *e) {
         return -1;
     if (exec_start() < 0)
         return err_set(e, EX_OSERR, "exec: cannot start threads: %s", strerror(errno));
+    leave_started();
     if (node_publish(e) < 0)
         return -1;
     control_set_ready();

@@ -77,6 +77,7 @@ static void start(double drain_timeout, bool script) {
     exec_init(1, 1, 100, &hooks);
     if (leave_init(drain_timeout, script, &e) < 0)
         _exit(98);
+    leave_started();
 }
 
 /* Comes back when the leader has taken notice of all that was before. */

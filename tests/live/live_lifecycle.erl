@@ -42,6 +42,7 @@ tests(_) ->
      {"epmd that is absent is started", fun epmd_absent/0},
      {"epmd killed and started again: registered again within a second", fun epmd_restarted/0},
      {"SIGTERM: the running call ends well, new ones get draining, status 0", fun sigterm/0},
+     {"SIGTERM while --import runs: at once, status 0", fun sigterm_importing/0},
      {"SIGTERM: --drain-timeout ends a call that does not end", fun drain_timeout/0},
      {"a second SIGTERM: at once, 143", fun second_sigterm/0},
      {"SIGINT: at once, 130", fun sigint/0},
@@ -435,6 +436,13 @@ with_call(Args) ->
     Gate = #{port := Port} = live:gate(),
     Call = erpc:send_request(N, gate, wait, [Port, finished]),
     {Node, Call, live:entered(Gate)}.
+
+sigterm_importing() ->
+    Gate = #{port := Port} = live:gate(),
+    Node = live:pynode(#{args => ["--import", "slow"], env => [{"GATE", integer_to_list(Port)}], ready => false}),
+    live:entered(Gate),
+    live:signal(Node, "TERM"),
+    ?assertEqual(0, live:within(2000, fun() -> live:wait_exit(Node) end)).
 
 sigterm() ->
     {Node = #{node := N}, Call, Door} = with_call(["--import", "registered"]),
