@@ -576,7 +576,30 @@ static PyGetSetDef py_types_fun_fields[] = {
     PY_TYPES_FIELD_END,
 };
 
+/* For pickle: what decode() makes the same term of. */
+static PyObject *py_types_reduce(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+    struct slice encoded;
+    PyObject *module, *decode, *bytes = NULL, *reduced = NULL;
+
+    if (!py_types_slice(self, &encoded))
+        return NULL;
+    module = PyImport_ImportModule("_erlang");
+    decode = module ? PyObject_GetAttrString(module, "decode") : NULL;
+    if (decode)
+        bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)encoded.len + 1);
+    if (bytes) {
+        PyBytes_AS_STRING(bytes)[0] = (char)ETF_VERSION;
+        memcpy(PyBytes_AS_STRING(bytes) + 1, encoded.data, encoded.len);
+        reduced = Py_BuildValue("(O(O))", decode, bytes);
+    }
+    Py_XDECREF(module);
+    Py_XDECREF(decode);
+    Py_XDECREF(bytes);
+    return reduced;
+}
+
 static PyMethodDef py_types_methods[] = {
+    {"__reduce__", py_types_reduce, METH_NOARGS, NULL},
     {"__copy__", py_types_copy, METH_NOARGS, NULL},
     {"__deepcopy__", py_types_copy, METH_O, NULL},
     {NULL, NULL, 0, NULL},
