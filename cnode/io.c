@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -28,6 +29,7 @@ enum {
     IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
     IO_QUIET_NAPS = 16, /* naps without traffic, after which the io thread sleeps */
     IO_WAITING_MS = 1,  /* between looks at the pool while requests wait */
+    IO_ROOM_MS = 1000,  /* between looks whether somebody else has made room in an outbox */
 };
 
 /* What an epoll event is about: one of these addresses, or a connection. */
@@ -233,6 +235,22 @@ void io_flush(struct conn *c) {
         shutdown(c->fd, SHUT_RDWR);
         break;
     }
+}
+
+/* Once more than CONN_HIGH is there, until less than CONN_LOW is. The connection's end, which the
+ * leader sees to, empties the outbox. */
+bool io_wait_room(struct conn *c) {
+    size_t limit = CONN_HIGH;
+
+    while (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) > limit) {
+        struct pollfd p = {c->fd, POLLOUT, 0};
+
+        limit = CONN_LOW;
+        if (poll(&p, 1, IO_ROOM_MS) < 0 && errno == EINTR)
+            return false;
+        io_flush(c);
+    }
+    return true;
 }
 
 static void io_flush_all(void) {

@@ -36,6 +36,10 @@ void io_add(struct conn *c);
 /* Writes what c's outbox holds; what the socket does not take now the leader writes later. */
 void io_flush(struct conn *c);
 
+/* Waits while so much is in c's outbox that its peer is not served: for a thread that sends of its
+ * own accord, outside Python. False when a signal came before. */
+bool io_wait_room(struct conn *c);
+
 /* The connection to a peer: counted, or NULL. Whether any has something left to send. */
 struct conn *io_find(const char *peer);
 bool io_pending(void);

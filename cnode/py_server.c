@@ -81,7 +81,8 @@ void py_server_handled(const struct request *r) {
 
 /* Sending. */
 
-/* Puts a frame to a remote process into the outbox of its node's connection. frame is emptied. */
+/* Puts a frame to a remote process into the outbox of its node's connection, and waits while that
+ * holds too much, as the BEAM suspends who sends to a busy node. frame is emptied. */
 static int py_server_put(const char *peer, struct buf *frame) {
     struct err e = {0};
     struct conn *c;
@@ -98,11 +99,21 @@ static int py_server_put(const char *peer, struct buf *frame) {
     if (c) {
         outbox_put_buf(&c->out, frame);
         io_flush(c);
-        conn_unref(c);
     }
+    while (c && !io_wait_room(c)) {
+        int raised;
+
+        py_enter();
+        raised = PyErr_CheckSignals();
+        py_leave();
+        if (raised < 0)
+            break;
+    }
+    if (c)
+        conn_unref(c);
     py_enter();
     if (c)
-        return 0;
+        return PyErr_Occurred() ? -1 : 0;
     PyErr_SetString(PyExc_ConnectionError, e.text);
     return -1;
 }

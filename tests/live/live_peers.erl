@@ -29,6 +29,7 @@ tests(Node) ->
      {"two hundred short connections leave no descriptor and no thread behind", fun() -> no_leak(Node) end},
      {"a peer that never stops sending holds up no other", fun() -> flood(Node) end},
      {"a peer that reads nothing stalls nobody, and gets all when it reads", fun() -> not_reading(Node) end},
+     {"Python that sends to a peer that reads nothing waits, and all arrives in order", fun() -> send_to_deaf(Node) end},
      {"a peer that reads nothing and goes leaves nothing behind", fun deaf_and_gone/0},
      {background, "a peer that reads nothing is dropped if it is silent, not if it ticks", fun deaf_and_silent/0},
      {"a BEAM killed with calls queued: they never run", fun killed_with_queue/0},
@@ -561,6 +562,21 @@ not_reading(Node = #{node := N}) ->
     receive sent -> ok end,
     wire:ping(Peer, 301),
     ?assertEqual(pong, wire:pong(Peer, 301)).
+
+send_to_deaf(Node = #{node := N}) ->
+    {ok, Peer = #{socket := Socket, name := Name}} = wire:connect(Node),
+    ok = inet:setopts(Socket, [{recbuf, 65536}]),
+    Before = rss(Node),
+    none = rpc:call(N, meet, flood, [<<"deaf">>, list_to_binary(Name), 300, 1 bsl 20]),
+    [2.0 = erpc:call(N, math, sqrt, [4]) || _ <- lists:seq(1, 200)],
+    receive after 200 -> ok end,
+    Grown = rss(Node) - Before,
+    live:note("sending to a peer that reads nothing: ~b MiB more", [Grown]),
+    ?assert(Grown < 50 + quarantine()),
+    [?assertMatch({I, {{6, _, '', deaf}, {I, <<0, _/binary>>}}}, {I, wire:next(Peer)}) || I <- lists:seq(1, 300)],
+    wire:ping(Peer, 1),
+    ?assertEqual(pong, wire:pong(Peer, 1)),
+    gen_tcp:close(Socket).
 
 %% Nothing of what it has asked for may be left: no call, no memory, no connection.
 deaf_and_gone() ->

@@ -34,3 +34,13 @@ def crowd_later(port, size, name, node):
             threading.Thread(target=member, args=[number]).start()
 
     later(port, gather)
+
+
+def flood(name, node, count, size):
+    """Sends, in a thread, that many numbered terms of that size in bytes."""
+
+    def run():
+        for number in range(1, count + 1):
+            erlang.send((name, node), (number, bytes(size)))
+
+    threading.Thread(target=run).start()
