@@ -14,6 +14,7 @@
 
 #include "control.h"
 #include "exec.h"
+#include "handshake.h"
 #include "io.h"
 #include "leave.h"
 #include "log.h"
@@ -61,7 +62,7 @@ static void main_tell_facts(void) {
 
 /* Python first, so that all that is imported is there before the first request. */
 static int main_start(const char *program, struct err *e) {
-    struct io_settings io = {.accept = node_accept, .epmd = node_epmd_lost, .report = report};
+    struct io_settings io = {.accept = handshake_accept, .epmd = node_epmd_lost, .report = report};
 
     if (node_init(&options, e) < 0)
         return -1;

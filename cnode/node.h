@@ -1,8 +1,8 @@
-/* node.h - the node's identity and how it meets others: epmd, listening, handshakes.
+/* node.h - the node's identity: name, cookie, creation, listening socket, epmd.
  *
- * The only file that knows libei's connecting. node_accept() is the leader's; node_connect()
- * blocks and is any thread's. No GIL. Source: erts/doc "Distribution Protocol", section
- * "Distribution Handshake"; erl_interface/src/connect/ei_connect.c.
+ * With handshake.h the only one that knows libei. The main thread's, but for node_name() and its
+ * like. No GIL. Source: erts/doc "Distribution Protocol", section "Protocol between the EPMD and
+ * Erlang Nodes"; erl_interface/src/connect/ei_connect.c.
  */
 #ifndef PYNODE_NODE_H
 #define PYNODE_NODE_H
@@ -11,8 +11,6 @@
 #include "options.h"
 
 #include <stdint.h>
-
-struct conn;
 
 /* Sets libei up, makes name and creation: 0, or -1 with e. */
 int node_init(const struct options *o, struct err *e);
@@ -35,13 +33,5 @@ void node_unpublish(void);
 
 /* epmd has gone: registers again as soon as there is one, from a thread of its own. */
 void node_epmd_lost(void);
-
-/* The listener is readable: takes every client that waits, each handshake in a thread of its own
- * with a deadline; the connections that come of it go to io_add(). */
-void node_accept(void);
-
-/* Connects to a node, for up to 7 s: the connection, counted, which has gone to io_add(), too; or
- * NULL with e. */
-struct conn *node_connect(const char *peer, struct err *e);
 
 #endif

@@ -8,28 +8,23 @@
 
 #include "options.h"
 #include "buf.h"
+#include "cookie.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <netdb.h>
-#include <pwd.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
-
-extern char **environ;
 
 enum {
     OPTIONS_NAME_MAX = 254, /* of alive@host: a node's name is an atom and ei keeps 255 bytes */
     OPTIONS_HOST_MAX = 256,
-    OPTIONS_COOKIE_MAX = 255, /* a cookie is an atom on the Erlang side; ei keeps 512 bytes */
     OPTIONS_WORKERS_MAX = 1024,
     OPTIONS_SECONDS_MAX = 86400,
     OPTIONS_PATH_MAX = 4096,
@@ -158,14 +153,6 @@ struct options_scan {
     bool listen; /* --listen-min or --listen-max was given */
     bool max_workers;
 };
-
-/* Overwrites a secret in a way that a compiler may not leave out. */
-static void options_wipe(char *p, size_t n) {
-    volatile char *v = p;
-
-    while (n--)
-        *v++ = 0;
-}
 
 /* Sets a string field, which it owns. */
 static int options_string(char **field, const char *value) {
@@ -602,141 +589,6 @@ static int options_check_epmd_port(struct err *e) {
     return err_set(e, EX_USAGE, "ERL_EPMD_PORT: '%.100s' is not a port from 1 to 65535", text);
 }
 
-/* Takes PYNODE_COOKIE out of the environment. Its bytes are overwritten where they are, else
- * /proc/PID/environ would show them as long as the process lives, and children would inherit it. */
-static void options_take_cookie(struct options *o) {
-    static const char name[] = "PYNODE_COOKIE=";
-    size_t n = sizeof name - 1;
-    char **p;
-
-    for (p = environ; p && *p; p++) {
-        if (strncmp(*p, name, n) != 0)
-            continue;
-        if (!o->cookie)
-            o->cookie = xstrdup(*p + n);
-        options_wipe(*p + n, strlen(*p + n));
-    }
-    unsetenv("PYNODE_COOKIE");
-}
-
-/* The cookie file that erl uses: in HOME, else where the user database says. */
-static int options_default_cookie_file(char *path, size_t size, struct err *e) {
-    const char *home = getenv("HOME");
-    struct passwd *pw = home && *home ? NULL : getpwuid(getuid());
-
-    if (pw)
-        home = pw->pw_dir;
-    if (!home || !*home)
-        return err_set(e, EX_CONFIG,
-                       "cookie: no HOME to look for .erlang.cookie in; give "
-                       "--cookie-file");
-    if (snprintf(path, size, "%s/.erlang.cookie", home) >= (int)size)
-        return err_set(e, EX_CONFIG, "cookie: HOME is too long; give --cookie-file");
-    return 0;
-}
-
-/* Opens the cookie file if nobody but its owner can use it: the descriptor, or -1. What is
- * checked is the open file, so it cannot be exchanged in between. */
-static int options_open_cookie(const char *path, struct err *e) {
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a FIFO must not block */
-
-    if (fd < 0)
-        return err_set(e, errno == EACCES ? EX_NOPERM : EX_CONFIG, "cookie file %.200s: %s", path,
-                       strerror(errno));
-    if (fstat(fd, &st) < 0)
-        err_set(e, EX_CONFIG, "cookie file %.200s: %s", path, strerror(errno));
-    else if (!S_ISREG(st.st_mode))
-        err_set(e, EX_CONFIG, "cookie file %.200s: not a regular file", path);
-    else if (st.st_mode & (S_IRWXG | S_IRWXO))
-        err_set(e, EX_NOPERM,
-                "cookie file %.150s: mode %04o lets others in; mend it with chmod 600 %.150s", path,
-                (unsigned)st.st_mode & 07777, path);
-    else
-        return fd;
-    close(fd);
-    return -1;
-}
-
-/* Reads up to size bytes: how many, or -1. */
-static ssize_t options_read(int fd, char *data, size_t size) {
-    size_t len = 0;
-
-    while (len < size) {
-        ssize_t n = read(fd, data + len, size - len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -1;
-        if (n == 0)
-            break;
-        len += (size_t)n;
-    }
-    return (ssize_t)len;
-}
-
-/* Checks a cookie by OTP's rule; source says in the error where it came from. */
-static int options_check_cookie(const char *cookie, const char *source, struct err *e) {
-    size_t len = strlen(cookie), i;
-
-    if (len == 0)
-        return err_set(e, EX_CONFIG, "%.250s: the cookie is empty", source);
-    if (len > OPTIONS_COOKIE_MAX)
-        return err_set(e, EX_CONFIG, "%.250s: the cookie is longer than %d bytes", source,
-                       OPTIONS_COOKIE_MAX);
-    for (i = 0; i < len; i++)
-        if (cookie[i] < ' ' || cookie[i] > '~')
-            return err_set(e, EX_CONFIG,
-                           "%.250s: the cookie has a character that is not printable "
-                           "ASCII",
-                           source);
-    return 0;
-}
-
-/* Reads the cookie file; an editor's newline at its end is no part of the cookie. */
-static int options_read_cookie(struct options *o, const char *path, struct err *e) {
-    char data[1024], source[300];
-    int result = -1;
-    int fd = options_open_cookie(path, e);
-    ssize_t len;
-
-    if (fd < 0)
-        return -1;
-    snprintf(source, sizeof source, "cookie file %.200s", path);
-    len = options_read(fd, data, sizeof data - 1);
-    if (len < 0) {
-        err_set(e, EX_CONFIG, "%s: %s", source, strerror(errno));
-        goto out;
-    }
-    while (len > 0 && (data[len - 1] == '\n' || data[len - 1] == '\r'))
-        len--;
-    data[len] = 0;
-    if (memchr(data, 0, (size_t)len)) {
-        err_set(e, EX_CONFIG, "%s: the cookie has a zero byte", source);
-        goto out;
-    }
-    o->cookie = xstrdup(data);
-    result = options_check_cookie(o->cookie, source, e);
-out:
-    options_wipe(data, sizeof data);
-    close(fd);
-    return result;
-}
-
-/* The cookie: from the environment, else from --cookie-file, else from where erl keeps it. */
-static int options_settle_cookie(struct options *o, const struct options_scan *s, struct err *e) {
-    char path[OPTIONS_PATH_MAX];
-
-    if (o->cookie)
-        return options_check_cookie(o->cookie, "PYNODE_COOKIE", e);
-    if (s->cookie_file)
-        return options_read_cookie(o, s->cookie_file, e);
-    if (options_default_cookie_file(path, sizeof path, e) < 0)
-        return -1;
-    return options_read_cookie(o, path, e);
-}
-
 /* As many workers as can run at once. */
 static int options_processors(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -772,21 +624,21 @@ int options_parse(struct options *o, int argc, char **argv, struct err *e) {
     struct options_scan s = {0};
 
     options_defaults(o);
-    options_take_cookie(o);
+    o->cookie = cookie_take();
     if (options_scan(o, &s, argc, argv, e) < 0)
         return options_fail(e);
     if (o->action == OPTIONS_HELP || o->action == OPTIONS_VERSION)
         return 0;
     if (options_settle_name(o, &s, e) < 0 || options_settle_ranges(o, &s, e) < 0 ||
         options_settle_files(o, e) < 0 || options_check_epmd_port(e) < 0 ||
-        options_settle_cookie(o, &s, e) < 0)
+        cookie_settle(&o->cookie, s.cookie_file, e) < 0)
         return options_fail(e);
     return 0;
 }
 
 void options_done(struct options *o) {
     if (o->cookie)
-        options_wipe(o->cookie, strlen(o->cookie));
+        cookie_wipe(o->cookie, strlen(o->cookie));
     free(o->cookie);
     free(o->alive);
     free(o->host);

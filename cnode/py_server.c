@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "py_server.h"
+#include "handshake.h"
 #include "io.h"
 #include "node.h"
 #include "py.h"
@@ -95,7 +96,7 @@ static int py_server_put(const char *peer, struct buf *frame) {
     py_leave();
     c = io_find(peer);
     if (!c)
-        c = node_connect(peer, &e);
+        c = handshake_connect(peer, &e);
     if (c) {
         outbox_put_buf(&c->out, frame);
         io_flush(c);

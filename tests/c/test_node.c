@@ -6,6 +6,7 @@
 #include "config.h"
 
 #include "conn.h"
+#include "handshake.h"
 #include "io.h"
 #include "log.h"
 #include "meet.h"
@@ -452,7 +453,7 @@ static void test_crossing(void) {
 static void *connect_main(void *arg) {
     struct err e;
 
-    return node_connect(arg, &e);
+    return handshake_connect(arg, &e);
 }
 
 static void test_theirs_is_taken(void) {
@@ -728,7 +729,7 @@ static struct conn *connect_host(const char *status, bool honest, bool dials, st
     host.dials = dials;
     if (pthread_create(&thread, NULL, host_main, &host) != 0)
         tap_bail("no thread");
-    c = node_connect("zhost@" HOST, e);
+    c = handshake_connect("zhost@" HOST, e);
     pthread_join(thread, NULL);
     return c;
 }
@@ -742,11 +743,11 @@ static void test_connect(void) {
 
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = 0;
-    ok(!node_connect(longer, &e), "a name that is too long");
+    ok(!handshake_connect(longer, &e), "a name that is too long");
     has_str(e.text, "is too long", "is told");
-    ok(!node_connect("nobody@" HOST, &e), "a node that epmd does not know");
+    ok(!handshake_connect("nobody@" HOST, &e), "a node that epmd does not know");
     has_str(e.text, "node: cannot connect to nobody@" HOST ": ", "is told");
-    ok(!node_connect("nobody", &e), "what is no node at all, too");
+    ok(!handshake_connect("nobody", &e), "what is no node at all, too");
 
     host.listener = tcp_listen(&port);
     fd = epmd_register("zhost", port);
@@ -778,7 +779,7 @@ static void test_connect(void) {
     ok((host.shake.flags & flags_of_ours) == flags_of_ours, "and what we can");
     ok(host.shake.proven, "and that we know the cookie");
     ok(pings(host.fd), "it is served as any other");
-    again = node_connect("zhost@" HOST, &e);
+    again = handshake_connect("zhost@" HOST, &e);
     ok(c == again, "who connects to it again gets the same connection");
     is_int(stats_get(STATS_CONNECTS) - connects, 2, "which has not shaken hands twice");
     if (c)
@@ -807,7 +808,7 @@ static void start(void) {
     static const struct exec_hooks hooks = {nothing_cb, nothing_cb, lead_cb, nothing_cb, NULL};
     struct io_settings settings = {.net_ticktime = 60,
                                    .max_frame = 1 << 20,
-                                   .accept = node_accept,
+                                   .accept = handshake_accept,
                                    .epmd = node_epmd_lost,
                                    .report = nothing};
     struct err e;

@@ -7,17 +7,17 @@
 # what it is | pattern in code (comments do not count) | the files of cnode/ that may
 knowledge() {
     cat <<'END'
-ei's connecting, the handshake | \bei_(x?connect|accept|x?listen|publish|unpublish)[a-z_]*\b | node.c
-libei at all | \bei_[a-z]+|<ei\.h>|<ei_connect\.h> | node.c
+ei's connecting, the handshake | \bei_(x?connect|accept|x?listen|publish|unpublish)[a-z_]*\b | node.c handshake.c
+libei at all | \bei_[a-z]+|<ei\.h>|<ei_connect\.h> | node.c handshake.[ch]
 the pass-through byte, control message numbers | \bDIST_(PASS_THROUGH|HEADER)\b | dist.c dist.h
-external term tags | \bETF_[A-Z]|"etf\.h" | etf.[ch] dist.[ch] request.[ch] procs.[ch] outbox.c stats.c py_atom.c py_decode.[ch] py_encode.[ch] py_types.[ch] py_place.[ch] py_error.c py_module.c py_worker.c py_call.c py_server.c control.c route.c node.c
-reading and writing sockets | \b(recv|recvmsg|readv|writev|sendmsg|sendto|epoll_[a-z0-9_]+) ?\( | io.c conn.c outbox.c node.c
-read(2) and write(2) | (^|[^[:alnum:]_>.])(read|write) ?\( | io.c conn.c outbox.c node.c wake.c log.c options.c
+external term tags | \bETF_[A-Z]|"etf\.h" | etf.[ch] dist.[ch] request.[ch] procs.[ch] outbox.c stats.c py_atom.c py_decode.[ch] py_encode.[ch] py_types.[ch] py_place.[ch] py_error.c py_module.c py_worker.c py_call.c py_server.c control.c route.c handshake.c
+reading and writing sockets | \b(recv|recvmsg|readv|writev|sendmsg|sendto|epoll_[a-z0-9_]+) ?\( | io.c conn.c outbox.c handshake.c
+read(2) and write(2) | (^|[^[:alnum:]_>.])(read|write) ?\( | io.c conn.c outbox.c wake.c log.c cookie.c
 entering and leaving Python | \b(PyGILState_|PyEval_(Save|Restore)Thread|PyThreadState_|Py_Initialize|Py_Finalize|Py_(BEGIN|END)_ALLOW_THREADS) | py.c
 Python at all | <Python\.h>|\bPyObject\b|\bPy_(INCREF|DECREF)\b | py*.[ch] main.c
 asyncio | asyncio | py_loop.c
-making threads | \bpthread_create\b | exec.c io.c taskpool.c node.c
-the environment | \b(secure_)?getenv\b|\benviron\b | options.c node.c
+making threads | \bpthread_create\b | exec.c io.c taskpool.c thread.c
+the environment | \b(secure_)?getenv\b|\benviron\b | options.c cookie.c node.c
 the command line | \bargv\b | options.[ch] main.c py.c
 END
 }
@@ -33,6 +33,7 @@ dist.[ch] | config.h dist.h etf.h buf.h
 wake.[ch] | config.h wake.h log.h
 leader.[ch] | config.h leader.h log.h wake.h
 meet.[ch] | config.h meet.h
+thread.[ch] | config.h thread.h
 END
 }
 
