@@ -108,6 +108,7 @@ static void io_in_child(void) {
         close(c->fd);
     for (struct conn *c = io.added; c; c = c->next)
         close(c->fd);
+    io.epoll = io.timer = io.wake.fd = -1; /* their numbers will be others' */
     pthread_mutex_unlock(&io.added_lock);
 }
 

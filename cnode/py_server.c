@@ -13,7 +13,19 @@
 
 #include <stdlib.h>
 
+/* Whether this is the node's own process; an exception if not. */
+static bool py_server_check_process(void) {
+    if (!io_forked())
+        return true;
+    PyErr_SetString(PyExc_RuntimeError,
+                    "this process is a fork of the node: only the node itself has names and "
+                    "connections");
+    return false;
+}
+
 int py_server_register(const char *name, PyObject *obj) {
+    if (!py_server_check_process())
+        return -1;
     if (*name == '\0' || strcmp(name, "rex") == 0 || strcmp(name, "net_kernel") == 0) {
         PyErr_Format(PyExc_ValueError, "the name '%s' cannot be registered", name);
         return -1;
@@ -30,8 +42,11 @@ int py_server_register(const char *name, PyObject *obj) {
 static _Thread_local struct proc *py_server_running;
 
 int py_server_unregister(const char *name) {
-    struct proc *p = procs_unregister(name);
+    struct proc *p;
 
+    if (!py_server_check_process())
+        return -1;
+    p = procs_unregister(name);
     if (!p) {
         PyErr_Format(PyExc_ValueError, "the name '%s' is not registered", name);
         return -1;
@@ -88,11 +103,6 @@ static int py_server_put(const char *peer, struct buf *frame) {
     struct err e = {0};
     struct conn *c;
 
-    if (io_forked()) {
-        PyErr_SetString(PyExc_RuntimeError, "this process is a fork of the node: only the node "
-                                            "itself has connections");
-        return -1;
-    }
     py_leave();
     c = io_find(peer);
     if (!c)
@@ -203,6 +213,8 @@ static int py_server_send_pid(PyObject *pid, struct slice bytes, PyObject *term)
 int py_server_send(PyObject *dest, PyObject *term) {
     struct slice bytes;
 
+    if (!py_server_check_process())
+        return -1;
     if (PyUnicode_Check(dest)) {
         const char *name = PyUnicode_AsUTF8(dest);
 

@@ -13,6 +13,8 @@
 #include "route.h"
 #include "stats.h"
 
+#include <unistd.h>
+
 enum {
     PY_WORKER_CONNS = 16,        /* connections with answers that have not been written yet */
     PY_WORKER_FLUSH_NS = 100000, /* the longest an answer waits for others in the same batch */
@@ -143,6 +145,8 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_wo
     PyObject *result = py_worker_call(r);
     struct buf *out = &w->out, exit = {0};
 
+    if (io_forked()) /* the call has forked and come back twice: here is no node to serve */
+        _exit(0);
     if (exec_claim(r)) {
         if (result)
             py_worker_succeed(r, out, &exit, result);

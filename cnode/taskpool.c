@@ -119,7 +119,9 @@ static enum taskpool_result taskpool_await(sem_t *sem, int64_t until) {
     end.tv_nsec += left;
     end.tv_sec += end.tv_nsec / 1000000000;
     end.tv_nsec %= 1000000000;
-    return sem_timedwait(sem, &end) == 0 ? TASKPOOL_OK : TASKPOOL_INTERRUPTED;
+    if (sem_timedwait(sem, &end) == 0)
+        return TASKPOOL_OK;
+    return errno == ETIMEDOUT && taskpool_now() >= until ? TASKPOOL_FULL : TASKPOOL_INTERRUPTED;
 }
 
 /* So many seconds from now, for taskpool_await(). */

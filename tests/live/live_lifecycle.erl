@@ -199,6 +199,15 @@ children() ->
          ?assertMatch({{0, _}, _}, {live:sh("kill -0 " ++ integer_to_list(Pid)), Function}),
          live:sh("kill -9 " ++ integer_to_list(Pid))
      end || Function <- [spawn_sleeper, fork_sleeper]],
+    #{node := M} = live:pynode(),
+    Fork = rpc:call(M, os, fork, []),
+    live:eventually(fun() ->
+                            case file:read_file("/proc/" ++ integer_to_list(Fork) ++ "/stat") of
+                                {ok, Stat} -> re:run(Stat, "\\) Z ", [{capture, none}]) =:= match;
+                                {error, enoent} -> true
+                            end
+                    end),
+    ?assertEqual(2.0, rpc:call(M, math, sqrt, [4])),
     Code = "import os, sys, erlang\n"
         "if os.fork() == 0:\n"
         "    try: erlang.send(('x', 'live@127.0.0.1'), 1)\n"
