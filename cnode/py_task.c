@@ -8,12 +8,12 @@
 #include <time.h>
 
 enum {
-    PY_TASK_SLICE_NS = 500000, /* the longest a thread keeps the GIL between two calls */
+    PY_TASK_SLICE_NS = 100000, /* between two looks whether another thread wants the GIL */
     PY_TASK_ITEMS = 32,        /* the most items of map() between two looks at the clock */
 };
 
 /* What is needed of the standard library. */
-static struct { PyObject *cancelled, *current_thread, *active, *name; } py_task_names;
+static struct { PyObject *cancelled, *current_thread, *active, *name, *give_way; } py_task_names;
 
 int64_t py_task_now(void) {
     struct timespec t;
@@ -25,13 +25,15 @@ int64_t py_task_now(void) {
 /* Starting. */
 
 int py_task_import(void) {
-    PyObject *futures, *threading;
+    PyObject *futures, *threading, *blocking;
 
     if (py_task_names.active)
         return 0;
     futures = PyImport_ImportModule("concurrent.futures");
     threading = futures ? PyImport_ImportModule("threading") : NULL;
-    if (threading) {
+    blocking = threading ? PyImport_ImportModule("erlang.blocking") : NULL;
+    if (blocking) {
+        py_task_names.give_way = PyObject_GetAttrString(blocking, "_give_way");
         py_task_names.cancelled = PyObject_GetAttrString(futures, "CancelledError");
         py_task_names.current_thread = PyObject_GetAttrString(threading, "current_thread");
         py_task_names.name = PyUnicode_InternFromString("name");
@@ -39,6 +41,7 @@ int py_task_import(void) {
     }
     Py_XDECREF(futures);
     Py_XDECREF(threading);
+    Py_XDECREF(blocking);
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -115,14 +118,19 @@ static PyObject *py_task_call(struct py_task *task) {
                                task->kwnames);
 }
 
-/* Lets others have the GIL if this thread has had it since slice, for long: how much of the time
- * that it may have it was over, in ns. */
+/* Lets another thread have the GIL if one has asked for it and this thread has not looked since
+ * slice, which was long ago: how long, in ns. Code in Python looks by itself, C functions do not; so
+ * a function in Python is called. To leave and enter without being asked would be wrong: nobody
+ * takes the GIL in so short a time, and who waits for it is woken and begins to wait anew. */
 static int64_t py_task_yield(int64_t *slice) {
     int64_t now = py_task_now(), used = now - *slice;
 
     if (used >= PY_TASK_SLICE_NS) {
-        py_leave();
-        py_enter();
+        PyObject *none = PyObject_CallNoArgs(py_task_names.give_way);
+
+        if (!none)
+            PyErr_WriteUnraisable(py_task_names.give_way);
+        Py_XDECREF(none);
         *slice = py_task_now();
     }
     return used;
@@ -158,7 +166,7 @@ static PyObject *py_task_run_chunk(struct py_task *task) {
         if (i == look) {
             before = used < PY_TASK_SLICE_NS ? used : 0;
             used = py_task_yield(&slice);
-            step = used - before > PY_TASK_SLICE_NS / 16 ? 1 : step * 2;
+            step = used - before > PY_TASK_SLICE_NS / 4 ? 1 : step * 2;
             step = step < PY_TASK_ITEMS ? step : PY_TASK_ITEMS;
             look = i + step;
         }

@@ -164,6 +164,10 @@ class BlockingExecutor(ThreadPool, concurrent.futures.Executor):
         return results
 
 
+def _give_way():
+    """Called between C functions: the interpreter looks here whether a thread wants the GIL."""
+
+
 def _run_chunk(fn, items, start):
     """The results of a run of items, and the (index, exception)s."""
     results, errors = [], []
