@@ -41,6 +41,9 @@ tests(#{node := #{node := N}, peer := #{node := Peer}}) ->
 echo(N, Term) ->
     erpc:call(N, echo, echo, [Term]).
 
+pickled(N, Term) ->
+    erpc:call(N, echo, pickled, [Term]).
+
 same(N, Term) ->
     Back = echo(N, Term),
     ?assert(Back =:= Term orelse {sent, Term, got, Back}).
@@ -268,6 +271,7 @@ identities(N, Peer) ->
     Third = erpc:call(Peer, erlang, apply, [fun() -> [self(), make_ref(), hd(erlang:ports()), fun() -> X end, alias()] end, []]),
     Python = [spawn(N, math, sqrt, [4])],
     [same(N, T) || T <- Local ++ Third ++ Python],
+    [?assertEqual(T, pickled(N, T)) || T <- Local ++ Third ++ Python],
     [F1, F2] = [lists:nth(4, echo(N, L)) || L <- [Local, Third]],
     ?assertEqual([X, X], [F1(), F2()]),
     ?assertEqual([<<"Pid">>, <<"Ref">>, <<"Port">>, <<"Fun">>, <<"Fun">>, <<"Fun">>, <<"Ref">>],

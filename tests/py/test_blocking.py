@@ -294,14 +294,17 @@ def _():
 import resource
 with open("/proc/self/statm") as f:
     used = int(f.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+threads = len(os.listdir("/proc/self/task"))
+before = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), before[1]))
 for _ in range(5):
     try:
         BlockingExecutor(50, stack_size=32 << 20)
     except RuntimeError as e:
         print(str(e).split(":")[0])
-while len(os.listdir("/proc/self/task")) > 12:
+while len(os.listdir("/proc/self/task")) > threads:
     time.sleep(0.01)
+resource.setrlimit(resource.RLIMIT_AS, before)
 with BlockingExecutor(1) as pool:
     print(pool.run_sync(pow, 2, 3))
 """,
@@ -1433,19 +1436,24 @@ def _():
 @case("threads that want the GIL get it from one that always has a next task")
 def _():
     with BlockingExecutor(1) as pool:
-        for task in (lambda: pool.submit(task), None):
-            if task:
-                pool.submit(task)
-            else:
-                for _ in range(20000):
-                    pool.submit(sum, range(100))
+
+        def task():
+            pool.submit(task)
+
+        def longest():
             waits = []
-            for _ in range(50):
+            for _ in range(300):
                 begin = time.monotonic()
-                time.sleep(0)
+                time.sleep(0.002)
                 waits.append(time.monotonic() - begin)
-            assert sorted(waits)[25] < 0.010, waits
+            return max(waits)
+
+        pool.submit(task)
+        tries = []
+        while len(tries) < 5 and min(tries, default=1) > 0.05:
+            tries.append(longest())
         pool.shutdown(wait=False)
+        assert min(tries) <= 0.05, tries
 
 
 # --- no leaks -------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import array
 import collections
 import decimal
 import enum
+import pickle
 import uuid
 
 import erlang
@@ -12,6 +13,11 @@ import erlang
 def echo(x):
     """What comes in goes out."""
     return x
+
+
+def pickled(x):
+    """The same through pickle."""
+    return pickle.loads(pickle.dumps(x))
 
 
 def kind(x):
