@@ -54,7 +54,7 @@ struct handshake_socket {
 struct handshake {
     struct handshake *next;
     int fd;
-    bool evicted;
+    _Atomic bool evicted;
     bool refused; /* in favour of our own connection */
     char peer[MAXNODELEN + 1];
     struct meet meet;
