@@ -4,6 +4,7 @@
 #include "py_call.h"
 #include "py_atom.h"
 #include "py_decode.h"
+#include "py_server.h"
 
 #include <stdlib.h>
 
@@ -278,10 +279,12 @@ static PyObject *py_call_reload(PyObject *args) {
         PyObject *name = PyUnicode_FromObject(PyList_GET_ITEM(args, 0));
         PyObject *module = name ? PyImport_GetModule(name) : NULL;
 
+        py_server_set_reloading(name);
         if (module)
             done = PyObject_CallMethod(importlib, "reload", "O", module);
         else if (name && !PyErr_Occurred())
             done = PyImport_Import(name);
+        py_server_set_reloading(NULL);
         Py_XDECREF(module);
         Py_XDECREF(name);
     }

@@ -23,6 +23,35 @@ static bool py_server_check_process(void) {
     return false;
 }
 
+/* The name of the module that this thread loads anew, or NULL. */
+static _Thread_local PyObject *py_server_reloading;
+
+void py_server_set_reloading(PyObject *module) {
+    py_server_reloading = module;
+}
+
+/* A module that is loaded anew and registers an object under the same name again: the new one
+ * takes the place of that of its own earlier self. Name, pid and watchers stay. */
+static bool py_server_replace(const char *name, PyObject *obj) {
+    struct proc *p = NULL;
+    PyObject *module = NULL, *old = NULL;
+
+    if (py_server_reloading)
+        p = procs_find_name((struct slice){(const uint8_t *)name, strlen(name)});
+    if (p)
+        module = PyObject_GetAttrString((PyObject *)Py_TYPE((PyObject *)p->object), "__module__");
+    PyErr_Clear();
+    if (module && PyUnicode_Check(module) && PyUnicode_Compare(module, py_server_reloading) == 0) {
+        old = p->object;
+        p->object = Py_NewRef(obj);
+    }
+    Py_XDECREF(module);
+    if (p)
+        proc_unref(p);
+    Py_XDECREF(old);
+    return old != NULL;
+}
+
 int py_server_register(const char *name, PyObject *obj) {
     if (!py_server_check_process())
         return -1;
@@ -32,6 +61,8 @@ int py_server_register(const char *name, PyObject *obj) {
     }
     if (!procs_register(name, Py_NewRef(obj))) {
         Py_DECREF(obj);
+        if (py_server_replace(name, obj))
+            return 0;
         PyErr_Format(PyExc_ValueError, "the name '%s' is registered already", name);
         return -1;
     }
@@ -64,13 +95,14 @@ int py_server_unregister(const char *name) {
 }
 
 PyObject *py_server_handle(const struct request *r) {
-    PyObject *object = r->target->object, *message, *caller, *result = NULL;
+    PyObject *object, *message, *caller, *result = NULL;
     struct etf args = {r->args.data, r->args.data + r->args.len};
 
     message = py_decode(&args, r->kind == REQUEST_SERVER_INFO ? "message" : "request");
     if (!message)
         return NULL;
     py_server_running = r->target;
+    object = Py_NewRef(r->target->object); /* a reload may put another one in its place */
     switch (r->kind) {
     case REQUEST_SERVER_CALL:
         caller = py_types_opaque(PY_TYPES_PID, r->from);
@@ -86,6 +118,7 @@ PyObject *py_server_handle(const struct request *r) {
         break;
     }
     py_server_running = NULL;
+    Py_DECREF(object);
     Py_DECREF(message);
     return result;
 }

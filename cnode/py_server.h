@@ -13,6 +13,10 @@
 int py_server_register(const char *name, PyObject *obj);
 int py_server_unregister(const char *name);
 
+/* While this thread loads the module of that name anew (borrowed; NULL: no more), an object that it
+ * registers takes the place of one of the same name whose class is of that module. */
+void py_server_set_reloading(PyObject *module);
+
 /* Calls handle_call(request, caller), handle_cast(request) or handle_info(message) of r's
  * object. New reference or NULL with an exception. */
 PyObject *py_server_handle(const struct request *r);

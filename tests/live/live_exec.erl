@@ -26,6 +26,7 @@ tests(Node = #{node := N}) ->
      {"pynode: stats count the calls", fun() -> stats(N) end},
      {"pynode: answered while every worker is busy", fun pseudo_busy/0},
      {"pynode: reload takes the module as it is now", fun reload/0},
+     {"pynode: reload of a module that registers an object: the new one serves", fun reload_server/0},
      {"pynode: drain refuses new work and lets the running finish", fun drain/0},
      {"pynode: no such function", fun() -> pseudo_missing(N) end},
      {"what Python code prints comes out line by line", fun printing/0}].
@@ -278,6 +279,29 @@ reload() ->
     Write("'syntax"),
     ?assertMatch({badrpc, {'EXIT', {{python_error, 'SyntaxError', _}, _}}}, rpc:call(N, pynode, reload, [changing])),
     ?assertEqual(<<"the second">>, erpc:call(N, changing, value, [])).
+
+%% Name, monitors and what others have registered stay.
+reload_server() ->
+    Dir = live:tmp("reload_server"),
+    ok = file:make_dir(Dir),
+    Write = fun(Value) ->
+                    Text = ["import erlang\nclass Server:\n    def handle_call(self, request, caller):\n        return ", Value,
+                            "\nerlang.register('reloaded', Server())\n"],
+                    ok = file:write_file(filename:join(Dir, "serving.py"), Text),
+                    ok = file:write_file(filename:join(Dir, "stealing.py"), Text)
+            end,
+    Write("'one'"),
+    #{node := N} = live:pynode(#{args => ["--path", Dir, "--import", "serving"]}),
+    Ref = monitor(process, {reloaded, N}),
+    ?assertEqual(<<"one">>, gen_server:call({reloaded, N}, x)),
+    Write("'number two'"),
+    ?assertEqual(ok, rpc:call(N, pynode, reload, [serving])),
+    ?assertEqual(<<"number two">>, gen_server:call({reloaded, N}, x)),
+    ?assertEqual([], live:flush()),
+    ?assertMatch({badrpc, {'EXIT', {{python_error, 'ValueError', _}, _}}}, rpc:call(N, stealing, x, [])),
+    ?assertMatch({badrpc, {'EXIT', {{python_error, 'ValueError', _}, _}}}, rpc:call(N, pynode, reload, [stealing])),
+    ?assertEqual(<<"number two">>, gen_server:call({reloaded, N}, x)),
+    true = demonitor(Ref).
 
 drain() ->
     Node = #{node := N} = live:pynode(),
