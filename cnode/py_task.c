@@ -13,7 +13,10 @@ enum {
 };
 
 /* What is needed of the standard library. */
-static struct { PyObject *cancelled, *current_thread, *active, *name, *give_way; } py_task_names;
+static struct {
+    PyObject *cancelled, *current_thread;
+    PyObject *active, *name, *give_way;
+} py_task_names;
 
 int64_t py_task_now(void) {
     struct timespec t;

@@ -51,9 +51,9 @@ class Adapter(BlockingExecutor):
             raise ValueError("max_workers must be greater than 0")
         super().__init__(max_workers or 0, thread_name_prefix=thread_name_prefix, **options)
 
-    def map(self, fn, *iterables, timeout=None, chunksize=1):
-        """In the form of concurrent.futures, for one iterable, too."""
-        return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize)
+    def map(self, fn, *iterables, timeout=None, chunksize=1, **options):
+        """In the form of concurrent.futures, for one iterable, too; 3.14 has buffersize."""
+        return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **options)
 
     def shutdown(self, wait=True, *, timeout_secs=None, cancel_futures=False):
         """A test expects that some tasks have begun by now; here submit is quicker than that."""
