@@ -15,7 +15,7 @@ static struct {
 
 void control_init(const struct control_facts *facts) {
     control.facts = facts;
-    control.started = exec_now();
+    control.started = clock_now();
 }
 
 void control_set_ready(void) {
@@ -50,7 +50,7 @@ static void control_status(struct buf *out) {
     etf_put_atom(out, control.facts->node);
     control_put_text(out, "version", control.facts->version);
     control_put_text(out, "python", control.facts->python);
-    control_put_number(out, "uptime", (uint64_t)(exec_now() - control.started) / 1000000000);
+    control_put_number(out, "uptime", (uint64_t)(clock_now() - control.started) / 1000000000);
     control_put_number(out, "workers", (uint64_t)n.workers);
     control_put_number(out, "max_workers", (uint64_t)control.facts->max_workers);
     control_put_number(out, "running", (uint64_t)n.running);
@@ -99,7 +99,7 @@ static void control_thread(void *arg, const struct exec_worker *w) {
     } else {
         etf_put_atom(out, "none");
     }
-    control_put_number(out, "ms", r ? (uint64_t)(exec_now() - w->since) / 1000000 : 0);
+    control_put_number(out, "ms", r ? (uint64_t)(clock_now() - w->since) / 1000000 : 0);
 }
 
 static void control_threads(struct buf *out) {

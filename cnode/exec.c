@@ -181,7 +181,7 @@ struct request *exec_pop(struct exec_worker *w) {
         exec_row_remove(r);
         atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
         w->current = r;
-        w->since = exec_now();
+        w->since = clock_now();
         w->seen = 0;
         w->blocked = false;
     }

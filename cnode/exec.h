@@ -9,11 +9,11 @@
 #ifndef PYNODE_EXEC_H
 #define PYNODE_EXEC_H
 
+#include "clock.h"
 #include "request.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
 
 struct exec_row {
     struct request *head, *tail;
@@ -118,13 +118,5 @@ void exec_read_numbers(struct exec_numbers *n);
 /* Calls fn for each worker, under the lock. */
 typedef void exec_list_cb(void *arg, const struct exec_worker *w);
 void exec_list(exec_list_cb *fn, void *arg);
-
-/* Monotonic time in nanoseconds. */
-static inline int64_t exec_now(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 #endif

@@ -83,7 +83,7 @@ static struct handshake_socket *handshake_socket_new(int fd, bool deadline) {
 
     s->fd = fd;
     if (deadline)
-        s->deadline = exec_now() + (int64_t)HANDSHAKE_SECONDS * 1000000000;
+        s->deadline = clock_now() + (int64_t)HANDSHAKE_SECONDS * 1000000000;
     return s;
 }
 
@@ -96,7 +96,7 @@ static int handshake_wait(const struct handshake_socket *s, short events) {
         return 0;
     do {
         if (s->deadline) {
-            int64_t left = s->deadline - exec_now();
+            int64_t left = s->deadline - clock_now();
 
             if (left <= 0)
                 return ETIMEDOUT;
@@ -437,10 +437,10 @@ void handshake_accept(void) {
 /* A peer that connects to us at the same moment refuses our connection in favour of its own, which
  * is there already or will be at once: counted, or NULL. */
 static struct conn *handshake_await(const char *peer) {
-    int64_t until = exec_now() + (int64_t)HANDSHAKE_AWAIT_MS * 1000000;
+    int64_t until = clock_now() + (int64_t)HANDSHAKE_AWAIT_MS * 1000000;
     struct conn *c;
 
-    while (!(c = io_find(peer)) && exec_now() < until) {
+    while (!(c = io_find(peer)) && clock_now() < until) {
         thread_pause(HANDSHAKE_AWAIT_STEP_MS);
         meet_wait(peer);
     }

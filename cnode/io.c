@@ -214,7 +214,7 @@ static void io_ready(struct conn *c, uint32_t events) {
     if (events & EPOLLRDHUP) {
         why = "peer closed";
     } else if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
-        io.traffic = exec_now();
+        io.traffic = clock_now();
         io.hot = c;
         why = io_read(c);
     }
@@ -456,7 +456,7 @@ static bool io_read_hot(void) {
     why = io_read(c);
     if (!why && c->received == received)
         return false;
-    io.traffic = exec_now();
+    io.traffic = clock_now();
     if (!why && !io_write(c))
         why = "write failed";
     if (why)
@@ -480,7 +480,7 @@ static bool io_spin(void) {
             io_dispatch(events, n);
             return true;
         }
-    } while (exec_now() - io.traffic < IO_SPIN_NS);
+    } while (clock_now() - io.traffic < IO_SPIN_NS);
     return false;
 }
 
@@ -524,7 +524,7 @@ static bool io_take_lead(uint32_t me) {
 bool io_lead(uint32_t me) {
     if (!io_take_lead(me))
         return false;
-    io.traffic = exec_now(); /* answers have just left: the next requests may be on their way */
+    io.traffic = clock_now(); /* answers have just left: the next requests may be on their way */
     while (exec_ready() == 0 && !atomic_load(&io.stopping)) {
         int n;
 
@@ -549,7 +549,7 @@ static void io_stand_in(void) {
         size_t before = exec_ready();
         int n;
 
-        exec_supervise(exec_now());
+        exec_supervise(clock_now());
         atomic_store(&io.standing, true);
         leads = io_wait(LEADER_IO, before > 0 ? IO_WAITING_MS : -1, &n);
         atomic_store(&io.standing, false);

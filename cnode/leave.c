@@ -92,14 +92,14 @@ bool leave_requested(void) {
 
 void leave_drain_begin(void) {
     log_info("node: draining: %zu requests to finish", exec_load());
-    leave.deadline = exec_now() + (int64_t)(leave.drain_timeout * 1e9);
+    leave.deadline = clock_now() + (int64_t)(leave.drain_timeout * 1e9);
     route_drain();
 }
 
 bool leave_drained(void) {
     if (exec_load() == 0 && !io_pending())
         return true;
-    if (exec_now() < leave.deadline)
+    if (clock_now() < leave.deadline)
         return false;
     log_warning("node: drain timeout: %zu requests not finished", exec_load());
     return true;

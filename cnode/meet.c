@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "meet.h"
+#include "clock.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -28,20 +29,13 @@ void meet_init(const char *self) {
     pthread_condattr_destroy(&attr);
 }
 
-static int64_t meet_now(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static int64_t meet_expiry(const struct meet *m) {
     return m->ours ? INT64_MAX : m->since + (int64_t)MEET_PATIENCE_MS * 1000000;
 }
 
 /* Another attempt with the peer that m has to respect, or NULL. */
 static struct meet *meet_other_locked(const struct meet *m, const char *peer, bool ours) {
-    int64_t now = meet_now();
+    int64_t now = clock_now();
 
     for (struct meet *other = meet.list; other; other = other->next)
         if (other != m && other->ours == ours && strcmp(other->peer, peer) == 0 &&
@@ -51,7 +45,7 @@ static struct meet *meet_other_locked(const struct meet *m, const char *peer, bo
 }
 
 static void meet_enter_locked(struct meet *m, const char *peer, bool ours) {
-    *m = (struct meet){.next = meet.list, .peer = peer, .ours = ours, .since = meet_now()};
+    *m = (struct meet){.next = meet.list, .peer = peer, .ours = ours, .since = clock_now()};
     meet.list = m;
 }
 

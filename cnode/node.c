@@ -107,7 +107,7 @@ int node_init(const struct options *o, struct err *e) {
     if (ei_init() != 0)
         return err_set(e, EX_SOFTWARE, "node: libei cannot start");
     if (getrandom(&creation, sizeof creation, 0) != sizeof creation)
-        creation = (uint32_t)exec_now();
+        creation = (uint32_t)clock_now();
     snprintf(name, sizeof name, "%s@%s", o->alive, o->host);
     if (ei_connect_xinit_ussi(&node.cnode, o->host, o->alive, name, NULL, o->cookie, creation,
                               handshake_callbacks, sizeof *handshake_callbacks, NULL) < 0)
@@ -157,11 +157,11 @@ int node_publish(struct err *e) {
         log_info("epmd: none is running, starting one");
         if (node_start_epmd() < 0)
             return err_set(e, EX_UNAVAILABLE, "epmd: cannot start one: %s", strerror(errno));
-        deadline = exec_now() + (int64_t)NODE_EPMD_START_SECONDS * 1000000000;
+        deadline = clock_now() + (int64_t)NODE_EPMD_START_SECONDS * 1000000000;
         do {
             thread_pause(20);
             node.epmd = node_register();
-        } while (node.epmd < 0 && erl_errno == ECONNREFUSED && exec_now() < deadline);
+        } while (node.epmd < 0 && erl_errno == ECONNREFUSED && clock_now() < deadline);
     }
     if (node.epmd >= 0) {
         io_watch_epmd(node.epmd);

@@ -512,7 +512,7 @@ static double py_executor_seconds(PyObject *value) {
 /* Waits for the threads of one pool, or with NULL of all: True, False, or NULL with a signal
  * handler's exception. */
 static PyObject *py_executor_join(struct taskpool *pool, double seconds) {
-    int64_t until = seconds < 1e9 ? py_task_now() + (int64_t)(seconds * 1e9) : INT64_MAX;
+    int64_t until = seconds < 1e9 ? clock_now() + (int64_t)(seconds * 1e9) : INT64_MAX;
     enum taskpool_result result;
 
     for (;;) {
@@ -524,7 +524,7 @@ static PyObject *py_executor_join(struct taskpool *pool, double seconds) {
         if (PyErr_CheckSignals() < 0)
             return NULL;
         if (until != INT64_MAX)
-            seconds = until > py_task_now() ? (double)(until - py_task_now()) / 1e9 : 0;
+            seconds = until > clock_now() ? (double)(until - clock_now()) / 1e9 : 0;
     }
 }
 

@@ -18,13 +18,6 @@ static struct {
     PyObject *active, *name, *give_way;
 } py_task_names;
 
-int64_t py_task_now(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Starting. */
 
 int py_task_import(void) {
@@ -126,7 +119,7 @@ static PyObject *py_task_call(struct py_task *task) {
  * a function in Python is called. To leave and enter without being asked would be wrong: nobody
  * takes the GIL in so short a time, and who waits for it is woken and begins to wait anew. */
 static int64_t py_task_yield(int64_t *slice) {
-    int64_t now = py_task_now(), used = now - *slice;
+    int64_t now = clock_now(), used = now - *slice;
 
     if (used >= PY_TASK_SLICE_NS) {
         PyObject *none = PyObject_CallNoArgs(py_task_names.give_way);
@@ -134,7 +127,7 @@ static int64_t py_task_yield(int64_t *slice) {
         if (!none)
             PyErr_WriteUnraisable(py_task_names.give_way);
         Py_XDECREF(none);
-        *slice = py_task_now();
+        *slice = clock_now();
     }
     return used;
 }
@@ -152,7 +145,7 @@ int py_task_note_error(PyObject *errors, Py_ssize_t index) {
  * the more often the longer the items take. */
 static PyObject *py_task_run_chunk(struct py_task *task) {
     PyObject *items = task->args[0], *results = task->args[1], *errors = task->args[2];
-    int64_t slice = py_task_now(), used = 0, before;
+    int64_t slice = clock_now(), used = 0, before;
     Py_ssize_t step = 1, look = task->from;
 
     for (Py_ssize_t i = task->from; i < task->to; i++) {
@@ -180,7 +173,7 @@ static PyObject *py_task_run_chunk(struct py_task *task) {
 /* Runs the task in its context and leaves its end in it or in its Future. */
 static void py_task_run(struct py_task_shared *shared, struct py_task *task) {
     PyObject *result = NULL, *exception = NULL;
-    int64_t began = py_task_now();
+    int64_t began = clock_now();
 
     atomic_fetch_add_explicit(&shared->wait_ns, began - task->head.since, memory_order_relaxed);
     if (task->future && !py_future_start(task->future)) {
@@ -198,7 +191,7 @@ static void py_task_run(struct py_task_shared *shared, struct py_task *task) {
     }
     atomic_fetch_add_explicit(result && !task->failed ? &shared->done : &shared->failed, 1,
                               memory_order_relaxed);
-    atomic_fetch_add_explicit(&shared->run_ns, py_task_now() - began, memory_order_relaxed);
+    atomic_fetch_add_explicit(&shared->run_ns, clock_now() - began, memory_order_relaxed);
     if (task->kind == PY_TASK_FUTURE) {
         py_future_end(task->future, result, exception);
         Py_CLEAR(result);
@@ -293,7 +286,7 @@ static void py_task_serve(void *context, struct taskpool_task *head) {
     int64_t slice;
 
     py_enter();
-    slice = py_task_now();
+    slice = clock_now();
     for (;;) {
         py_task_run(context, (struct py_task *)head);
         if (taskpool_forked(pool)) /* by the task: the others are not this process's */
@@ -430,7 +423,7 @@ void py_task_join(struct py_task *task, struct taskpool_group *group) {
 }
 
 void py_task_run_here(struct py_task_pool *pool, struct py_task *task) {
-    task->head.since = py_task_now();
+    task->head.since = clock_now();
     py_task_run(pool->shared, task);
     py_task_end(&task->head);
 }

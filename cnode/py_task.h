@@ -7,6 +7,7 @@
 #ifndef PYNODE_PY_TASK_H
 #define PYNODE_PY_TASK_H
 
+#include "clock.h"
 #include "taskpool.h"
 
 #include <Python.h>
@@ -94,8 +95,5 @@ void py_task_raise(PyObject *exception);
 
 /* Appends (index, exception) to the list, of the exception that is set: 0/-1. */
 int py_task_note_error(PyObject *errors, Py_ssize_t index);
-
-/* Monotonic time in nanoseconds. */
-int64_t py_task_now(void);
 
 #endif

@@ -35,12 +35,12 @@ static void report_worker(void *arg, const struct exec_worker *w) {
     n = snprintf(line, REPORT_LINE, "state worker %u: %s", w->number, control_worker_state(w));
     if (r && r->target)
         snprintf(line + n, (size_t)(REPORT_LINE - n), ", server %.80s for %lld ms", r->target->name,
-                 (long long)(exec_now() - w->since) / 1000000);
+                 (long long)(clock_now() - w->since) / 1000000);
     else if (r)
         snprintf(line + n, (size_t)(REPORT_LINE - n), ", %.*s:%.*s for %lld ms",
                  r->module.len < 50 ? (int)r->module.len : 50, (const char *)r->module.data,
                  r->function.len < 50 ? (int)r->function.len : 50, (const char *)r->function.data,
-                 (long long)(exec_now() - w->since) / 1000000);
+                 (long long)(clock_now() - w->since) / 1000000);
 }
 
 static void report_conn(void *arg, const struct conn *c) {

@@ -439,7 +439,7 @@ static void route_exit(struct conn *c, const struct dist_msg *msg) {
 
 /* Answers a tick, but not two within a moment: two nodes of this kind would never end. */
 static void route_tick(struct conn *c) {
-    int64_t now = exec_now();
+    int64_t now = clock_now();
 
     if (now - c->ticked < ROUTE_TICK_NS)
         return;

@@ -3,6 +3,7 @@
 
 #include "taskpool.h"
 #include "buf.h"
+#include "clock.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -60,13 +61,6 @@ static _Atomic int taskpool_all_live;
 static _Atomic bool taskpool_all_waited_for;
 static sem_t taskpool_all_ended;
 
-static int64_t taskpool_now(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Whether the caller may look instead of sleeping, as the only one of its kind in the process; to
  * be given back by atomic_flag_clear(). */
 static bool taskpool_may_look(atomic_flag *flag) {
@@ -111,7 +105,7 @@ static enum taskpool_result taskpool_await(sem_t *sem, int64_t until) {
 
     if (until == INT64_MAX && !taskpool_hears_signals())
         return sem_wait(sem) == 0 ? TASKPOOL_OK : TASKPOOL_INTERRUPTED;
-    left = until - taskpool_now();
+    left = until - clock_now();
     if (left <= 0)
         return sem_trywait(sem) == 0 ? TASKPOOL_OK : TASKPOOL_FULL;
     left = left < TASKPOOL_NAP_NS ? left : TASKPOOL_NAP_NS;
@@ -121,12 +115,12 @@ static enum taskpool_result taskpool_await(sem_t *sem, int64_t until) {
     end.tv_nsec %= 1000000000;
     if (sem_timedwait(sem, &end) == 0)
         return TASKPOOL_OK;
-    return errno == ETIMEDOUT && taskpool_now() >= until ? TASKPOOL_FULL : TASKPOOL_INTERRUPTED;
+    return errno == ETIMEDOUT && clock_now() >= until ? TASKPOOL_FULL : TASKPOOL_INTERRUPTED;
 }
 
 /* So many seconds from now, for taskpool_await(). */
 static int64_t taskpool_deadline(double seconds) {
-    return seconds < 1e9 ? taskpool_now() + (int64_t)(seconds * 1e9) : INT64_MAX;
+    return seconds < 1e9 ? clock_now() + (int64_t)(seconds * 1e9) : INT64_MAX;
 }
 
 static void taskpool_lock(struct taskpool *pool) {
@@ -210,7 +204,7 @@ static size_t taskpool_limit_locked(const struct taskpool *pool) {
 enum taskpool_result taskpool_push(struct taskpool *pool, struct taskpool_task *task) {
     enum taskpool_result result;
 
-    task->since = taskpool_now();
+    task->since = clock_now();
     taskpool_lock(pool);
     result = taskpool_push_locked(pool, task, taskpool_limit_locked(pool));
     taskpool_unlock(pool);
@@ -220,7 +214,7 @@ enum taskpool_result taskpool_push(struct taskpool *pool, struct taskpool_task *
 enum taskpool_result taskpool_push_over(struct taskpool *pool, struct taskpool_task *task) {
     enum taskpool_result result;
 
-    task->since = taskpool_now();
+    task->since = clock_now();
     taskpool_lock(pool);
     result = taskpool_push_locked(pool, task, SIZE_MAX);
     taskpool_unlock(pool);
@@ -230,7 +224,7 @@ enum taskpool_result taskpool_push_over(struct taskpool *pool, struct taskpool_t
 enum taskpool_result taskpool_push_if_idle(struct taskpool *pool, struct taskpool_task *task) {
     enum taskpool_result result;
 
-    task->since = taskpool_now();
+    task->since = clock_now();
     taskpool_lock(pool);
     result = taskpool_push_locked(pool, task, taskpool_free_threads_locked(pool));
     taskpool_unlock(pool);
@@ -242,7 +236,7 @@ enum taskpool_result taskpool_push_wait(struct taskpool *pool, struct taskpool_t
     enum taskpool_result result;
     bool interrupted = false;
 
-    task->since = taskpool_now();
+    task->since = clock_now();
     taskpool_lock(pool);
     while ((result = taskpool_push_locked(pool, task, taskpool_limit_locked(pool))) ==
                TASKPOOL_FULL &&
@@ -285,11 +279,11 @@ bool taskpool_withdraw(struct taskpool *pool, struct taskpool_task *task) {
 
 /* Looks for a moment whether a task or the end comes. */
 static void taskpool_look_locked(struct taskpool *pool) {
-    int64_t until = taskpool_now() + TASKPOOL_SPIN_NS;
+    int64_t until = clock_now() + TASKPOOL_SPIN_NS;
 
     pool->n_looking++;
     taskpool_unlock(pool);
-    while (taskpool_queued(pool) == 0 && !taskpool_closed(pool) && taskpool_now() < until)
+    while (taskpool_queued(pool) == 0 && !taskpool_closed(pool) && clock_now() < until)
         taskpool_pause();
     taskpool_lock(pool);
     pool->n_looking--;
@@ -587,11 +581,11 @@ void taskpool_group_leave(struct taskpool_task *task) {
 
 /* Looks for a moment whether all have ended. */
 static bool taskpool_group_look(const struct taskpool_group *group) {
-    int64_t until = taskpool_now() + TASKPOOL_SPIN_NS;
+    int64_t until = clock_now() + TASKPOOL_SPIN_NS;
     size_t pending;
 
     while ((pending = atomic_load_explicit(&group->pending, memory_order_acquire)) > 0 &&
-           taskpool_now() < until)
+           clock_now() < until)
         taskpool_pause();
     return pending == 0;
 }

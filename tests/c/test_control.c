@@ -271,26 +271,26 @@ static void release_cb(void *object) {
 
 /* Looks after the pool until it has that many idle, running and blocked workers. */
 static bool settle(int idle, int running, int blocked) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
     struct exec_numbers n;
 
     do {
-        exec_supervise(exec_now());
+        exec_supervise(clock_now());
         sched_yield();
         exec_read_numbers(&n);
-    } while ((n.idle != idle || n.running != running || n.blocked != blocked) && exec_now() < end);
+    } while ((n.idle != idle || n.running != running || n.blocked != blocked) && clock_now() < end);
     return n.idle == idle && n.running == running && n.blocked == blocked;
 }
 
 /* Pushes a request and waits until it runs. */
 static void run(struct request *r, int running) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
     bool runs = false;
 
     if (!exec_push(r))
         tap_bail("a request was not taken");
-    while (!runs && exec_now() < end) {
-        exec_supervise(exec_now());
+    while (!runs && clock_now() < end) {
+        exec_supervise(clock_now());
         pthread_mutex_lock(&lock);
         runs = inside == running;
         pthread_mutex_unlock(&lock);

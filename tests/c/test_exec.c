@@ -351,11 +351,11 @@ static int look(const int *what) {
 /* Plays the io thread until *what is as wanted, looking after the pool every millisecond: whether
  * it came to that in time. */
 static bool supervise_until(const int *what, int wanted) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
     struct timespec t;
     int64_t now;
 
-    while ((now = exec_now()) < end && look(what) != wanted) {
+    while ((now = clock_now()) < end && look(what) != wanted) {
         exec_supervise(now);
         now += 1000000;
         t = (struct timespec){now / 1000000000, now % 1000000000};
@@ -456,7 +456,7 @@ static void test_growth(void) {
         push(0, "block", NULL);
     ok(supervise_until(&inside, MAX), "%d requests block at once", MAX);
     for (i = 0; i < 100; i++)
-        exec_supervise(exec_now());
+        exec_supervise(clock_now());
     is_int(numbers().workers, MAX, "no more threads than the cap");
     is_int(numbers().running, MAX, "all of them busy");
     is_int(exec_queued(), 5, "the rest waits");
@@ -533,7 +533,7 @@ static void list_cb(void *arg, const struct exec_worker *w) {
 static void test_threads(void) {
     pthread_t threads[PUSHERS];
     int ids[PUSHERS], i, turn = 0, listed = 0, all = PUSHERS * PER_PUSHER;
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
 
     served = claimed = 0;
     pushing = PUSHERS;
@@ -542,12 +542,12 @@ static void test_threads(void) {
         if (pthread_create(&threads[i], NULL, pusher_main, &ids[i]) != 0)
             tap_bail("no thread");
     }
-    while ((look(&pushing) > 0 || exec_load() > 0) && exec_now() < end) {
+    while ((look(&pushing) > 0 || exec_load() > 0) && clock_now() < end) {
         int was = atomic_exchange(&full, look(&pushing) > 0 ? turn++ % PUSHERS : -1);
 
         if (was >= 0)
             exec_release(CONN(was));
-        exec_supervise(exec_now());
+        exec_supervise(clock_now());
         exec_announce(put);
         exec_alive(1, 1);
         listed = 0;

@@ -80,9 +80,9 @@ static void moment(void) {
 
 /* Waits until something holds: whether it came to that in time. */
 static bool until(bool (*holds)(void)) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
 
-    while (!holds() && exec_now() < end)
+    while (!holds() && clock_now() < end)
         moment();
     return holds();
 }
@@ -261,10 +261,10 @@ static const char *call(int fd, const char *module, const char *function) {
 
 /* Waits until the log has the text. */
 static bool logged(const char *text) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
     bool found = false;
 
-    while (!found && exec_now() < end) {
+    while (!found && clock_now() < end) {
         char *lines = tap_slurp(log_path);
 
         found = strstr(lines, text);
@@ -277,10 +277,10 @@ static bool logged(const char *text) {
 
 /* Waits until io_find() does not know the peer any more. */
 static bool forgotten(const char *name) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
     struct conn *c;
 
-    while ((c = io_find(name)) && exec_now() < end) {
+    while ((c = io_find(name)) && clock_now() < end) {
         conn_unref(c);
         moment();
     }

@@ -298,7 +298,7 @@ static void drain_scene(void) {
 }
 
 static void timeout_scene(void) {
-    int64_t begin = exec_now();
+    int64_t begin = clock_now();
 
     start(0.1, false);
     push();
@@ -307,7 +307,7 @@ static void timeout_scene(void) {
     find(!leave_drained(), "not at once");
     while (!leave_drained())
         leave_pause();
-    find(exec_now() - begin >= 100000000, "not before the time is over");
+    find(clock_now() - begin >= 100000000, "not before the time is over");
     find(exec_load() == 2, "though nothing has ended");
 }
 
@@ -380,12 +380,12 @@ static void stuck_scene(void) {
     push();
     io_kick();
     wait_for(&entered);
-    begin = exec_now();
+    begin = clock_now();
     find(!leave_stop(), "a worker is stuck");
-    find(exec_now() - begin >= 900000000, "it was given its second");
-    begin = exec_now();
+    find(clock_now() - begin >= 900000000, "it was given its second");
+    begin = clock_now();
     find(!leave_stop(), "a second stop answers the same");
-    find(exec_now() - begin < 900000000, "at once");
+    find(clock_now() - begin < 900000000, "at once");
 }
 
 /* What a scene has to end with: its findings, its exit status, and what its log has and has not. */

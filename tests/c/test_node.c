@@ -44,10 +44,10 @@ static void moment(void) {
 
 /* Waits until the log has the text. */
 static bool logged(const char *text) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
     bool found = false;
 
-    while (!found && exec_now() < end) {
+    while (!found && clock_now() < end) {
         char *lines = tap_slurp(log_path);
 
         found = strstr(lines, text);
@@ -60,9 +60,9 @@ static bool logged(const char *text) {
 
 /* Waits until a counter has come to a value. */
 static bool counted(enum stats_counter counter, uint64_t value) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
 
-    while (stats_get(counter) < value && exec_now() < end)
+    while (stats_get(counter) < value && clock_now() < end)
         moment();
     return stats_get(counter) == value;
 }
@@ -307,10 +307,10 @@ static bool pings(int fd) {
 
 /* Waits until io knows the peer. */
 static bool is_up(const char *name) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
     struct conn *c;
 
-    while (!(c = io_find(name)) && exec_now() < end)
+    while (!(c = io_find(name)) && clock_now() < end)
         moment();
     if (c)
         conn_unref(c);
@@ -588,9 +588,9 @@ static int epmd_lookup(const char *alive) {
 
 /* Waits until epmd has that port for the name; 0: does not know it. */
 static bool epmd_knows(const char *alive, int port) {
-    int64_t end = exec_now() + (int64_t)SECONDS * 1000000000;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
 
-    while (epmd_lookup(alive) != port && exec_now() < end)
+    while (epmd_lookup(alive) != port && clock_now() < end)
         moment();
     return epmd_lookup(alive) == port;
 }

@@ -32,7 +32,7 @@ etf.[ch] | config.h etf.h buf.h log.h
 dist.[ch] | config.h dist.h etf.h buf.h
 wake.[ch] | config.h wake.h log.h
 leader.[ch] | config.h leader.h log.h wake.h
-meet.[ch] | config.h meet.h
+meet.[ch] | config.h meet.h clock.h
 thread.[ch] | config.h thread.h
 END
 }
