@@ -8,6 +8,7 @@
 #include "exec.h"
 #include "tap.h"
 #include "term.h"
+#include "watched.h"
 
 #include <sched.h>
 
@@ -325,28 +326,10 @@ static void test_exit(void) {
 
 /* From here on: a true pool. */
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed; /* one of those below has */
-static int started, stopped;   /* threads */
-static int served, claimed;    /* requests */
-static int inside;             /* requests that block now */
-static int release;            /* those that block may go on */
-
-static void change(int *what, int by) {
-    pthread_mutex_lock(&lock);
-    *what += by;
-    pthread_cond_broadcast(&changed);
-    pthread_mutex_unlock(&lock);
-}
-
-static int look(const int *what) {
-    int value;
-
-    pthread_mutex_lock(&lock);
-    value = *what;
-    pthread_mutex_unlock(&lock);
-    return value;
-}
+static int started, stopped; /* threads */
+static int served, claimed;  /* requests */
+static int inside;           /* requests that block now */
+static int release;          /* those that block may go on */
 
 /* Plays the io thread until *what is as wanted, looking after the pool every millisecond: whether
  * it came to that in time. */

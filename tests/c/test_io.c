@@ -11,8 +11,10 @@
 #include "procs.h"
 #include "route.h"
 #include "stats.h"
+#include "peer.h"
 #include "tap.h"
 #include "term.h"
+#include "watched.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -32,30 +34,12 @@ enum {
 
 static char *log_path;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed; /* one of those below has */
 static int inside;             /* calls that block */
 static int release;            /* those that may go on */
 static int held;               /* times that a request was kept back */
 static int accepted;           /* clients */
 static int epmd_lost, reports; /* calls of the hooks */
 static char reported[256];     /* the peers that io_list() has told of */
-
-static void change(int *what, int by) {
-    pthread_mutex_lock(&lock);
-    *what += by;
-    pthread_cond_broadcast(&changed);
-    pthread_mutex_unlock(&lock);
-}
-
-static int look(const int *what) {
-    int value;
-
-    pthread_mutex_lock(&lock);
-    value = *what;
-    pthread_mutex_unlock(&lock);
-    return value;
-}
 
 /* Waits until *what is at least as wanted: whether it came to that in time. */
 static bool wait_for(const int *what, int wanted) {
@@ -71,11 +55,6 @@ static bool wait_for(const int *what, int wanted) {
     reached = *what >= wanted;
     pthread_mutex_unlock(&lock);
     return reached;
-}
-
-/* A moment between two looks at what tells nobody of its change. */
-static void moment(void) {
-    nanosleep(&(struct timespec){0, 1000000}, NULL);
 }
 
 /* Waits until something holds: whether it came to that in time. */
@@ -195,22 +174,6 @@ static void say(int fd, const char *control, const char *payload) {
     buf_done(&b);
 }
 
-/* Reads n bytes: whether they came before the connection ended. */
-static bool read_all(int fd, void *data, size_t n) {
-    struct pollfd p = {fd, POLLIN, 0};
-    size_t len = 0;
-    ssize_t more;
-
-    for (; len < n; len += (size_t)more) {
-        if (poll(&p, 1, SECONDS * 1000) != 1)
-            tap_bail("a peer waits for an answer in vain");
-        more = recv(fd, (char *)data + len, n - len, 0);
-        if (more <= 0)
-            return false;
-    }
-    return true;
-}
-
 /* The next frame: "closed", "tick", a frame as text, or "much" for one of MUCH bytes. */
 static const char *next_frame(int fd) {
     static uint8_t frame[MUCH + 4096];
@@ -259,20 +222,8 @@ static const char *call(int fd, const char *module, const char *function) {
 
 #define ANSWER(value) "{2,''," P "} + {rex," value "}"
 
-/* Waits until the log has the text. */
 static bool logged(const char *text) {
-    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
-    bool found = false;
-
-    while (!found && clock_now() < end) {
-        char *lines = tap_slurp(log_path);
-
-        found = strstr(lines, text);
-        free(lines);
-        if (!found)
-            moment();
-    }
-    return found;
+    return peer_logged(log_path, text);
 }
 
 /* Waits until io_find() does not know the peer any more. */

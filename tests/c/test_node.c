@@ -13,6 +13,7 @@
 #include "node.h"
 #include "route.h"
 #include "stats.h"
+#include "peer.h"
 #include "tap.h"
 #include "term.h"
 
@@ -38,24 +39,8 @@ static const uint64_t flags_of_ours = UINT64_C(1) << 32 | UINT64_C(1) << 35 | 0x
 
 static char *log_path;
 
-static void moment(void) {
-    nanosleep(&(struct timespec){0, 1000000}, NULL);
-}
-
-/* Waits until the log has the text. */
 static bool logged(const char *text) {
-    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
-    bool found = false;
-
-    while (!found && clock_now() < end) {
-        char *lines = tap_slurp(log_path);
-
-        found = strstr(lines, text);
-        free(lines);
-        if (!found)
-            moment();
-    }
-    return found;
+    return peer_logged(log_path, text);
 }
 
 /* Waits until a counter has come to a value. */
@@ -153,22 +138,6 @@ static int tcp_listen(int *port) {
     }
     *port = ntohs(address.sin_port);
     return fd;
-}
-
-/* Reads n bytes: whether they came before the connection ended. */
-static bool read_all(int fd, void *data, size_t n) {
-    struct pollfd p = {fd, POLLIN, 0};
-    size_t len = 0;
-    ssize_t more;
-
-    for (; len < n; len += (size_t)more) {
-        if (poll(&p, 1, SECONDS * 1000) != 1)
-            tap_bail("a peer waits in vain");
-        more = recv(fd, (char *)data + len, n - len, 0);
-        if (more <= 0)
-            return false;
-    }
-    return true;
 }
 
 /* Whether the node has closed the connection. */
