@@ -5,17 +5,11 @@
  */
 #include "config.h"
 
-#include "exec.h"
-#include "io.h"
 #include "leave.h"
 #include "log.h"
-#include "route.h"
-#include "tap.h"
+#include "scene.h"
 
-#include <netinet/in.h>
-#include <semaphore.h>
 #include <signal.h>
-#include <sys/socket.h>
 
 #if defined(__SANITIZE_THREAD__)
 #define LEAVE_TSAN 1
@@ -25,15 +19,7 @@
 #define LEAVE_TSAN 0
 #endif
 
-enum { MIB = 1 << 20 };
-
-static sem_t reported, entered, let_go;
 static pthread_t main_thread;
-
-static void wait_for(sem_t *s) {
-    while (sem_wait(s) < 0)
-        ;
-}
 
 /* A finding of the scene: in its log, where the test looks for it. */
 static void find(bool good, const char *what) {
@@ -44,30 +30,10 @@ static void report_cb(void) {
     sem_post(&reported);
 }
 
-static void nothing_cb(void) {
+/* Its connection is an address only. */
+static void scene_done(struct request *r) {
+    (void)r;
 }
-
-static void worker_cb(struct exec_worker *w) {
-    (void)w;
-}
-
-static void serve_cb(struct exec_worker *w) {
-    struct request *r;
-
-    atomic_store(&w->state, EXEC_RUNNING);
-    while ((r = exec_pop(w))) {
-        sem_post(&entered);
-        wait_for(&let_go);
-        exec_finish(w, r);
-        request_free(r);
-    }
-}
-
-static bool lead_cb(struct exec_worker *w) {
-    return io_lead(w->number);
-}
-
-static const struct exec_hooks hooks = {worker_cb, serve_cb, lead_cb, worker_cb, NULL};
 
 /* A pool without threads: the scene plays the worker. */
 static void start(double drain_timeout, bool script) {
@@ -90,25 +56,8 @@ static void settle(void) {
 
 /* A pool with threads, one of which leads when this comes back. */
 static void start_node(double drain_timeout) {
-    struct io_settings settings = {
-        .listener = socket(AF_INET, SOCK_STREAM, 0),
-        .net_ticktime = 3600,
-        .max_frame = MIB,
-        .accept = nothing_cb,
-        .epmd = nothing_cb,
-        .report = report_cb,
-    };
-    struct err e;
-
-    sem_init(&reported, 0, 0);
-    sem_init(&entered, 0, 0);
-    sem_init(&let_go, 0, 0);
     start(drain_timeout, false);
-    request_init("py@h", 77);
-    route_init("py@h");
-    if (listen(settings.listener, 1) < 0 || io_init(&settings, &e) < 0 || io_start(&e) < 0 ||
-        exec_start() < 0)
-        _exit(97);
+    scene_start(report_cb);
     settle();
 }
 

@@ -5,21 +5,14 @@
  */
 #include "config.h"
 
-#include "exec.h"
-#include "io.h"
+#include "conn.h"
 #include "log.h"
 #include "report.h"
-#include "route.h"
-#include "tap.h"
+#include "scene.h"
 
-#include <netinet/in.h>
-#include <semaphore.h>
 #include <signal.h>
-#include <sys/socket.h>
 
-enum { MANY = 140, MIB = 1 << 20 };
-
-static sem_t reported, entered, let_go;
+enum { MANY = 140 };
 
 static _Atomic bool loud;
 
@@ -29,38 +22,10 @@ static void report_cb(void) {
     sem_post(&reported);
 }
 
-static void nothing_cb(void) {
+static void scene_done(struct request *r) {
+    if (r->conn)
+        conn_unref(r->conn);
 }
-
-static void wait_for(sem_t *s) {
-    while (sem_wait(s) < 0)
-        ;
-}
-
-static void start_cb(struct exec_worker *w) {
-    (void)w;
-}
-
-/* Runs one request at a time, each until it is let go. */
-static void serve_cb(struct exec_worker *w) {
-    struct request *r;
-
-    atomic_store(&w->state, EXEC_RUNNING);
-    while ((r = exec_pop(w))) {
-        sem_post(&entered);
-        wait_for(&let_go);
-        exec_finish(w, r);
-        if (r->conn)
-            conn_unref(r->conn);
-        request_free(r);
-    }
-}
-
-static bool lead_cb(struct exec_worker *w) {
-    return io_lead(w->number);
-}
-
-static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, start_cb, NULL};
 
 /* Asks for a report, and comes back when it is in the log. A first, quiet one sees to it that the
  * leader has taken notice of all that was before. */
@@ -74,25 +39,8 @@ static void ask(void) {
 
 /* Comes back when a worker leads. */
 static void start_node(int workers) {
-    struct io_settings settings = {
-        .listener = socket(AF_INET, SOCK_STREAM, 0),
-        .net_ticktime = 3600,
-        .max_frame = MIB,
-        .accept = nothing_cb,
-        .epmd = nothing_cb,
-        .report = report_cb,
-    };
-    struct err e;
-
-    sem_init(&reported, 0, 0);
-    sem_init(&entered, 0, 0);
-    sem_init(&let_go, 0, 0);
-    request_init("py@h", 77);
-    route_init("py@h");
     exec_init(workers, workers, 1000, &hooks);
-    if (listen(settings.listener, 1) < 0 || io_init(&settings, &e) < 0 || io_start(&e) < 0 ||
-        exec_start() < 0)
-        _exit(98);
+    scene_start(report_cb);
     io_signal(SIGUSR1);
     wait_for(&reported);
 }
