@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "control.h"
+#include "answer.h"
 #include "exec.h"
 #include "procs.h"
 #include "route.h"
@@ -140,15 +141,15 @@ bool control_answer(struct request *r, struct buf *out) {
             continue;
         if (answers[i].put == control_drain && !control.facts->may_drain)
             return false; /* py_call.c refuses it as any other */
-        if (request_reply_begin(r, out, &begin)) {
+        if (answer_begin(r, out, &begin)) {
             answers[i].put(out);
-            request_reply_end(r, out, begin);
+            answer_end(r, out, begin);
         } else {
             struct buf value = {0};
 
             answers[i].put(&value);
             buf_done(&value);
-            request_reply_done(r, out);
+            answer_done(r, out);
         }
         return true;
     }

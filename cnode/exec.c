@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "exec.h"
+#include "answer.h"
 #include "log.h"
 
 #include <errno.h>
@@ -318,7 +319,7 @@ struct request *exec_exit(uint32_t id, uint32_t serial, struct slice reason, exe
     if (r && !r->abandoned && !r->answering) {
         r->abandoned = true;
         exec.unannounced -= exec_is_unannounced(r);
-        request_reply_exit(r, &out, reason);
+        answer_exit(r, &out, reason);
         put(r, &out);
         if (r->row) {
             exec_withdraw(r);
@@ -341,7 +342,7 @@ void exec_announce(exec_put_cb *put) {
             if (!exec_is_unannounced(r))
                 continue;
             exec.unannounced--;
-            request_announce(r, &out);
+            answer_announce(r, &out);
             put(r, &out);
             out.len = 0;
         }

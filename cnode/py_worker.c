@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "py_worker.h"
+#include "answer.h"
 #include "conn.h"
 #include "io.h"
 #include "log.h"
@@ -87,7 +88,7 @@ static void py_worker_fail(struct request *r, struct buf *out, struct buf *exit)
         }
     }
     route_told(r);
-    request_reply_error(r, out, py_worker_slice(&reason), py_worker_slice(&stack));
+    answer_error(r, out, py_worker_slice(&reason), py_worker_slice(&stack));
     etf_put_tuple(exit, 2);
     etf_put_slice(exit, py_worker_slice(&reason));
     etf_put_slice(exit, py_worker_slice(&stack));
@@ -100,12 +101,12 @@ static void py_worker_succeed(struct request *r, struct buf *out, struct buf *ex
                               PyObject *result) {
     size_t begin;
 
-    if (!request_reply_begin(r, out, &begin)) {
-        request_reply_done(r, out);
+    if (!answer_begin(r, out, &begin)) {
+        answer_done(r, out);
         return;
     }
     if (py_encode(out, result, "result") == 0) {
-        if (request_reply_end(r, out, begin) == 0)
+        if (answer_end(r, out, begin) == 0)
             return;
         PyErr_SetString(PyExc_ValueError, "result: longer than a distribution frame can be");
     }

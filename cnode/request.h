@@ -1,4 +1,4 @@
-/* request.h - one piece of work for Python, as it came from a peer, and how it is answered.
+/* request.h - one piece of work for Python, as it came from a peer.
  *
  * Only the envelope is read here (who asks, of what kind, what to call); the arguments stay
  * bytes. A request has one owner at a time: io makes it, exec queues it, a worker runs and
@@ -80,30 +80,8 @@ struct request_gen {
 };
 int request_read_gen_call(struct slice payload, struct request_gen *gen);
 
-/* Opens the frame that answers a gen_server:call; the reply term and dist_end() follow. */
-size_t request_gen_reply_begin(struct buf *out, const struct request_gen *gen);
-
-/* Answers. Each appends whole frames to out; what a kind has no use for appends nothing.
- * request_reply_begin() says whether a value is wanted; if so the caller appends the value's
- * term and calls request_reply_end(): 0, or -1 (out as before) when the frame is too long. */
-bool request_reply_begin(struct request *r, struct buf *out, size_t *begin);
-int request_reply_end(const struct request *r, struct buf *out, size_t begin);
-
-/* For what wants no value: it has ended well. */
-void request_reply_done(struct request *r, struct buf *out);
-
-/* It ended in error Reason with Stack (both encoded terms). */
-void request_reply_error(struct request *r, struct buf *out, struct slice reason,
-                         struct slice stack);
-
-/* It was never run: why is an atom such as overloaded or draining. */
-void request_refuse(struct request *r, struct buf *out, const char *why);
-
-/* Its process was told to exit, or an alias of it: who watches it gets the reason. */
-void request_reply_exit(struct request *r, struct buf *out, struct slice reason);
-
-/* SPAWN_REPLY with its pid, once; nothing for kinds without a process. */
-void request_announce(struct request *r, struct buf *out);
+/* The alias in a tag [alias | Ref], or an empty slice: the answer then goes to the pid. */
+struct slice request_tag_alias(struct slice tag);
 
 /* A new pid for a process of ours, none of the last 2^32. */
 void request_new_pid(uint32_t *id, uint32_t *serial);

@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "route.h"
+#include "answer.h"
 #include "control.h"
 #include "io.h"
 #include "log.h"
@@ -134,7 +135,7 @@ void route_closed(struct conn *c) {
 static void route_refuse(struct request *r, const char *why) {
     stats_add(STATS_REFUSED, 1);
     route_told(r);
-    request_refuse(r, &route.out, why);
+    answer_refuse(r, &route.out, why);
     route_put(r, &route.out);
     route_free(r);
 }
@@ -216,7 +217,7 @@ static void route_net_kernel(struct conn *c, const struct dist_msg *msg) {
         !etf_atom_is(what, "is_auth"))
         return;
     stats_add(STATS_PINGS, 1);
-    begin = request_gen_reply_begin(&route.out, &gen);
+    begin = answer_gen_begin(&route.out, &gen);
     etf_put_atom(&route.out, "yes");
     route_send(c, &route.out, begin);
 }

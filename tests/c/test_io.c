@@ -107,14 +107,14 @@ static void answer(struct exec_worker *w, struct request *r) {
     static const char much[MUCH];
     size_t begin;
 
-    if (request_reply_begin(r, &w->out, &begin)) {
+    if (answer_begin(r, &w->out, &begin)) {
         if (etf_atom_is(r->module, "much"))
             etf_put_binary(&w->out, much, MUCH);
         else
             etf_put_atom_slice(&w->out, r->function);
-        request_reply_end(r, &w->out, begin);
+        answer_end(r, &w->out, begin);
     } else {
-        request_reply_done(r, &w->out);
+        answer_done(r, &w->out);
     }
 }
 

@@ -5,7 +5,7 @@
  */
 #include "config.h"
 
-#include "request.h"
+#include "answer.h"
 #include "tap.h"
 #include "term.h"
 
@@ -228,11 +228,11 @@ static void answered(struct request *r, const char *want, const char *name) {
 static struct request *reply(struct request *r) {
     size_t begin = 0;
 
-    if (request_reply_begin(r, &out, &begin)) {
+    if (answer_begin(r, &out, &begin)) {
         term_put(&out, "42");
-        is_int(request_reply_end(r, &out, begin), 0, "the answer is closed");
+        is_int(answer_end(r, &out, begin), 0, "the answer is closed");
     } else {
-        request_reply_done(r, &out);
+        answer_done(r, &out);
     }
     return r;
 }
@@ -269,7 +269,7 @@ static struct request *fail(struct request *r) {
 
     term_put(&reason, "{python_error,x}");
     term_put(&stack, "[s]");
-    request_reply_error(r, &out, (struct slice){reason.data, reason.len},
+    answer_error(r, &out, (struct slice){reason.data, reason.len},
                         (struct slice){stack.data, stack.len});
     buf_done(&reason);
     buf_done(&stack);
@@ -303,7 +303,7 @@ static void test_error(void) {
 }
 
 static struct request *refuse(struct request *r) {
-    request_refuse(r, &out, "overloaded");
+    answer_refuse(r, &out, "overloaded");
     return r;
 }
 
@@ -329,7 +329,7 @@ static struct request *told_to_exit(struct request *r) {
     struct buf reason = {0};
 
     term_put(&reason, "killed");
-    request_reply_exit(r, &out, (struct slice){reason.data, reason.len});
+    answer_exit(r, &out, (struct slice){reason.data, reason.len});
     buf_done(&reason);
     return r;
 }
@@ -345,15 +345,15 @@ static void test_exit(void) {
 static void test_announce(void) {
     struct request *r = call("[monitor]");
 
-    request_announce(r, &out);
+    answer_announce(r, &out);
     ok(r->announced, "a request knows that it is announced");
     is_str(term_take(&out), with_pid(r, SPAWN_REPLY("2")), "SPAWN_REPLY when the work starts");
-    request_announce(r, &out);
+    answer_announce(r, &out);
     is_str(term_take(&out), "", "once only");
     reply(r);
     answered(r, "{28,%s," P "," R "} + {" RES ",return,42}", "and not again with the value");
     r = server_call(TAG);
-    request_announce(r, &out);
+    answer_announce(r, &out);
     answered(r, "", "gen_server:call has no process to announce");
 }
 
@@ -363,13 +363,13 @@ static void test_too_long(void) {
     size_t begin, before, cap;
 
     term_put_frame(&out, "{1," P "," P "}", NULL);
-    request_announce(r, &out);
+    answer_announce(r, &out);
     before = out.len;
-    if (!request_reply_begin(r, &out, &begin))
+    if (!answer_begin(r, &out, &begin))
         tap_bail("no value wanted");
     cap = out.cap;
     out.len = out.cap = begin + (size_t)INT32_MAX + 100;
-    is_int(request_reply_end(r, &out, begin), -1, "2^31 bytes are refused");
+    is_int(answer_end(r, &out, begin), -1, "2^31 bytes are refused");
     out.cap = cap;
     is_int(out.len, before, "and what was there before stays");
     fail(r);
@@ -389,7 +389,7 @@ static void test_gen(void) {
     is_str(term_text(gen.pid), P, "its caller");
     is_str(term_text(gen.tag), TAG, "its tag");
     is_str(term_text(gen.body), "{is_auth,a@h}", "its body");
-    begin = request_gen_reply_begin(&out, &gen);
+    begin = answer_gen_begin(&out, &gen);
     term_put(&out, "yes");
     is_int(dist_end(&out, begin), 0, "the answer");
     is_str(term_take(&out), "{33," NOBODY "," ALIAS "} + {" TAG ",yes}", "goes to the alias");

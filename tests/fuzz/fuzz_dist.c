@@ -7,7 +7,7 @@
 #include "config.h"
 
 #include "dist.h"
-#include "request.h"
+#include "answer.h"
 
 #include <stdlib.h>
 
@@ -59,14 +59,14 @@ static void fuzz_answer(struct request *r) {
     struct buf out = {0};
     size_t begin;
 
-    request_refuse(r, &out, "overloaded");
-    request_announce(r, &out);
-    request_reply_error(r, &out, term, term);
-    request_reply_exit(r, &out, term);
-    request_reply_done(r, &out);
-    if (request_reply_begin(r, &out, &begin)) {
+    answer_refuse(r, &out, "overloaded");
+    answer_announce(r, &out);
+    answer_error(r, &out, term, term);
+    answer_exit(r, &out, term);
+    answer_done(r, &out);
+    if (answer_begin(r, &out, &begin)) {
         etf_put_slice(&out, term);
-        fuzz_hold(request_reply_end(r, &out, begin) == 0);
+        fuzz_hold(answer_end(r, &out, begin) == 0);
     }
     fuzz_output(&out);
     buf_done(&out);

@@ -1,0 +1,280 @@
+/* answer.c - how a request is answered: the frames for each kind of it. */
+#include "config.h"
+
+#include "answer.h"
+#include "log.h"
+
+/* Opens a frame to the alias in the tag, or else to the pid. The sender named in an ALIAS_SEND
+ * is a process of ours that has never lived: nobody can answer it. */
+static size_t answer_send_begin(struct buf *out, struct slice pid, struct slice tag) {
+    struct slice alias = request_tag_alias(tag);
+    size_t begin = dist_begin(out);
+    struct buf self = {0};
+
+    if (alias.data) {
+        request_put_pid(&self, 0, 0);
+        dist_put_alias_send(out, (struct slice){self.data, self.len}, alias);
+        buf_done(&self);
+    } else {
+        dist_put_send(out, pid);
+    }
+    return begin;
+}
+
+size_t answer_gen_begin(struct buf *out, const struct request_gen *gen) {
+    size_t begin = answer_send_begin(out, gen->pid, gen->tag);
+
+    etf_put_tuple(out, 2);
+    etf_put_slice(out, gen->tag);
+    return begin;
+}
+
+/* Opens a MONITOR_EXIT frame for the process that the request is to its caller. */
+static size_t answer_down_begin(const struct request *r, struct buf *out) {
+    size_t begin = dist_begin(out);
+    struct buf self = {0};
+
+    request_put_pid(&self, r->pid_id, r->pid_serial);
+    dist_put_monitor_exit(out, (struct slice){self.data, self.len}, r->from, r->ref);
+    buf_done(&self);
+    return begin;
+}
+
+static size_t answer_link_exit_begin(const struct request *r, struct buf *out) {
+    size_t begin = dist_begin(out);
+    struct buf self = {0};
+
+    request_put_pid(&self, r->pid_id, r->pid_serial);
+    dist_put_exit(out, (struct slice){self.data, self.len}, r->from);
+    buf_done(&self);
+    return begin;
+}
+
+/* Our own frames that cannot be too long. */
+static void answer_finish(struct buf *out, size_t begin) {
+    if (dist_end(out, begin) < 0)
+        fatal("answer: a control message of %zu bytes", out->len - begin);
+}
+
+void answer_announce(struct request *r, struct buf *out) {
+    struct buf self = {0};
+    size_t begin;
+
+    if (r->announced || r->kind > REQUEST_SPAWN)
+        return;
+    r->announced = true;
+    begin = dist_begin(out);
+    request_put_pid(&self, r->pid_id, r->pid_serial);
+    dist_put_spawn_reply(out, r->ref, r->from, r->spawn_flags, (struct slice){self.data, self.len});
+    answer_finish(out, begin);
+    buf_done(&self);
+}
+
+bool answer_begin(struct request *r, struct buf *out, size_t *begin) {
+    switch (r->kind) {
+    case REQUEST_CALL:
+        answer_announce(r, out);
+        if (!(r->spawn_flags & DIST_SPAWN_MONITOR))
+            return false;
+        *begin = answer_down_begin(r, out);
+        etf_put_tuple(out, 3);
+        etf_put_slice(out, r->res);
+        etf_put_atom(out, "return");
+        return true;
+    case REQUEST_REX_CALL:
+    case REQUEST_SERVER_CALL:
+        *begin = answer_send_begin(out, r->from, r->tag);
+        etf_put_tuple(out, 2);
+        etf_put_slice(out, r->tag);
+        return true;
+    case REQUEST_REX_OLD:
+        *begin = dist_begin(out);
+        dist_put_send(out, r->from);
+        etf_put_tuple(out, 2);
+        etf_put_atom(out, "rex");
+        return true;
+    default:
+        answer_announce(r, out);
+        return false;
+    }
+}
+
+/* A linked caller learns the end of a call by the exit signal, too, as from any process. */
+static void answer_put_link_exit(const struct request *r, struct buf *out, const char *reason) {
+    size_t begin;
+
+    if (!(r->spawn_flags & DIST_SPAWN_LINK))
+        return;
+    begin = answer_link_exit_begin(r, out);
+    etf_put_atom(out, reason);
+    answer_finish(out, begin);
+}
+
+int answer_end(const struct request *r, struct buf *out, size_t begin) {
+    if (dist_end(out, begin) < 0)
+        return -1;
+    if (r->kind == REQUEST_CALL)
+        answer_put_link_exit(r, out, "normal");
+    return 0;
+}
+
+void answer_done(struct request *r, struct buf *out) {
+    size_t begin;
+
+    if (r->kind > REQUEST_SPAWN)
+        return;
+    answer_announce(r, out);
+    if (r->spawn_flags & DIST_SPAWN_MONITOR) {
+        begin = answer_down_begin(r, out);
+        etf_put_atom(out, "normal");
+        answer_finish(out, begin);
+    }
+    answer_put_link_exit(r, out, "normal");
+}
+
+/* {Reason, Stack}: what an Erlang process exits with after an error. */
+static void answer_put_exit_reason(struct buf *out, struct slice reason, struct slice stack) {
+    etf_put_tuple(out, 2);
+    etf_put_slice(out, reason);
+    etf_put_slice(out, stack);
+}
+
+/* {badrpc, {'EXIT', {Reason, Stack}}} */
+static void answer_put_badrpc(struct buf *out, struct slice reason, struct slice stack) {
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "badrpc");
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "EXIT");
+    answer_put_exit_reason(out, reason, stack);
+}
+
+static void answer_spawn_error(struct request *r, struct buf *out, struct slice reason,
+                                struct slice stack) {
+    size_t begin;
+
+    answer_announce(r, out);
+    if (r->spawn_flags & DIST_SPAWN_MONITOR) {
+        begin = answer_down_begin(r, out);
+        if (r->kind == REQUEST_CALL) {
+            etf_put_tuple(out, 4);
+            etf_put_slice(out, r->res);
+            etf_put_atom(out, "error");
+            etf_put_slice(out, reason);
+            etf_put_slice(out, stack);
+        } else {
+            answer_put_exit_reason(out, reason, stack);
+        }
+        answer_finish(out, begin);
+    }
+    if (r->spawn_flags & DIST_SPAWN_LINK) {
+        begin = answer_link_exit_begin(r, out);
+        answer_put_exit_reason(out, reason, stack);
+        answer_finish(out, begin);
+    }
+}
+
+/* The caller's own monitor tells it, as if the server had exited; the object lives on. */
+static size_t answer_server_down_begin(const struct request *r, struct buf *out) {
+    size_t begin = dist_begin(out);
+
+    dist_put_monitor_exit(out, r->to, r->from, r->ref);
+    return begin;
+}
+
+void answer_error(struct request *r, struct buf *out, struct slice reason,
+                         struct slice stack) {
+    size_t begin;
+
+    switch (r->kind) {
+    case REQUEST_CALL:
+    case REQUEST_CAST:
+    case REQUEST_SPAWN:
+        answer_spawn_error(r, out, reason, stack);
+        return;
+    case REQUEST_REX_CALL:
+        begin = answer_send_begin(out, r->from, r->tag);
+        etf_put_tuple(out, 2);
+        etf_put_slice(out, r->tag);
+        answer_put_badrpc(out, reason, stack);
+        break;
+    case REQUEST_REX_OLD:
+        begin = dist_begin(out);
+        dist_put_send(out, r->from);
+        etf_put_tuple(out, 2);
+        etf_put_atom(out, "rex");
+        answer_put_badrpc(out, reason, stack);
+        break;
+    case REQUEST_SERVER_CALL:
+        if (!r->ref.data)
+            return;
+        begin = answer_server_down_begin(r, out);
+        answer_put_exit_reason(out, reason, stack);
+        break;
+    default:
+        return;
+    }
+    answer_finish(out, begin);
+}
+
+/* {badrpc, Why} */
+static void answer_put_refusal(struct buf *out, const char *why) {
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "badrpc");
+    etf_put_atom(out, why);
+}
+
+void answer_refuse(struct request *r, struct buf *out, const char *why) {
+    struct buf atom = {0};
+    size_t begin;
+
+    switch (r->kind) {
+    case REQUEST_CALL:
+    case REQUEST_CAST:
+    case REQUEST_SPAWN:
+        begin = dist_begin(out);
+        etf_put_atom(&atom, why);
+        dist_put_spawn_reply(out, r->ref, r->from, 0, (struct slice){atom.data, atom.len});
+        buf_done(&atom);
+        break;
+    case REQUEST_REX_CALL:
+        begin = answer_send_begin(out, r->from, r->tag);
+        etf_put_tuple(out, 2);
+        etf_put_slice(out, r->tag);
+        answer_put_refusal(out, why);
+        break;
+    case REQUEST_REX_OLD:
+        begin = dist_begin(out);
+        dist_put_send(out, r->from);
+        etf_put_tuple(out, 2);
+        etf_put_atom(out, "rex");
+        answer_put_refusal(out, why);
+        break;
+    case REQUEST_SERVER_CALL:
+        if (!r->ref.data)
+            return;
+        begin = answer_server_down_begin(r, out);
+        etf_put_atom(out, why);
+        break;
+    default:
+        return;
+    }
+    answer_finish(out, begin);
+}
+
+void answer_exit(struct request *r, struct buf *out, struct slice reason) {
+    size_t begin;
+
+    if (r->kind > REQUEST_SPAWN)
+        return;
+    answer_announce(r, out);
+    if (r->spawn_flags & DIST_SPAWN_MONITOR) {
+        begin = answer_down_begin(r, out);
+        etf_put_slice(out, reason);
+        answer_finish(out, begin);
+    }
+    if (r->spawn_flags & DIST_SPAWN_LINK) {
+        begin = answer_link_exit_begin(r, out);
+        etf_put_slice(out, reason);
+        answer_finish(out, begin);
+    }
+}
