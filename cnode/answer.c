@@ -70,6 +70,90 @@ void answer_announce(struct request *r, struct buf *out) {
     buf_done(&self);
 }
 
+/* Opens the answer to a call of the application, up to the result: an item, or a frame to its alias. */
+static size_t answer_app_begin(const struct request *r, struct buf *out) {
+    size_t begin = out->len;
+    struct buf self = {0};
+
+    if (!r->gathered) {
+        begin = dist_begin(out);
+        request_put_pid(&self, 0, 0);
+        dist_put_alias_send(out, (struct slice){self.data, self.len}, r->ref);
+        buf_done(&self);
+        etf_put_tuple(out, 3);
+        etf_put_atom(out, "py_response");
+    } else {
+        etf_put_tuple(out, 2);
+    }
+    etf_put_slice(out, r->ref);
+    return begin;
+}
+
+/* {error, what} follows; the frame, if it is one, is closed by answer_app_end(). */
+static size_t answer_app_error_begin(const struct request *r, struct buf *out) {
+    size_t begin = answer_app_begin(r, out);
+
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "error");
+    return begin;
+}
+
+static int answer_app_end(const struct request *r, struct buf *out, size_t begin) {
+    return r->gathered ? 0 : dist_end(out, begin);
+}
+
+/* {Type, Message}, with the stack if it is wanted, out of {python_error, Type, Message}; any other
+ * reason as it is. */
+static void answer_app_error(const struct request *r, struct buf *out, struct slice reason,
+                             struct slice stack) {
+    struct etf at = {reason.data, reason.data + reason.len};
+    struct slice what;
+    uint32_t arity;
+    size_t begin = answer_app_error_begin(r, out);
+
+    if (etf_get_tuple(&at, &arity) == 0 && arity == 3 && etf_get_atom(&at, &what) == 0 &&
+        etf_atom_is(what, "python_error")) {
+        etf_put_tuple(out, r->options.traceback ? 3 : 2);
+        etf_put_slice(out, (struct slice){at.p, etf_left(&at)});
+        if (r->options.traceback)
+            etf_put_slice(out, stack);
+    } else {
+        etf_put_slice(out, reason);
+    }
+    if (answer_app_end(r, out, begin) < 0)
+        fatal("answer: an error of %zu bytes", out->len - begin);
+}
+
+void answer_bad_option(const struct request *r, struct buf *out) {
+    size_t begin;
+
+    if (r->kind != REQUEST_APP_CALL)
+        return;
+    begin = answer_app_error_begin(r, out);
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "bad_option");
+    etf_put_atom_slice(out, r->options.bad);
+    answer_app_end(r, out, begin);
+}
+
+void answer_ungather(struct request *r, struct buf *out) {
+    struct buf item = *out;
+    struct etf at = {item.data, item.data + item.len};
+    struct slice ref;
+    uint32_t arity;
+    size_t begin;
+
+    *out = (struct buf){0};
+    etf_get_tuple(&at, &arity);
+    etf_get_term(&at, &ref);
+    r->gathered = false;
+    begin = answer_app_begin(r, out);
+    etf_put_slice(out, (struct slice){at.p, etf_left(&at)});
+    if (answer_app_end(r, out, begin) < 0)
+        fatal("answer: one of %zu bytes", item.len);
+    buf_done(&item);
+}
+
 bool answer_begin(struct request *r, struct buf *out, size_t *begin) {
     switch (r->kind) {
     case REQUEST_CALL:
@@ -93,6 +177,11 @@ bool answer_begin(struct request *r, struct buf *out, size_t *begin) {
         etf_put_tuple(out, 2);
         etf_put_atom(out, "rex");
         return true;
+    case REQUEST_APP_CALL:
+        *begin = answer_app_begin(r, out);
+        etf_put_tuple(out, 2);
+        etf_put_atom(out, "ok");
+        return true;
     default:
         answer_announce(r, out);
         return false;
@@ -111,6 +200,8 @@ static void answer_put_link_exit(const struct request *r, struct buf *out, const
 }
 
 int answer_end(const struct request *r, struct buf *out, size_t begin) {
+    if (r->kind == REQUEST_APP_CALL)
+        return answer_app_end(r, out, begin);
     if (dist_end(out, begin) < 0)
         return -1;
     if (r->kind == REQUEST_CALL)
@@ -149,7 +240,7 @@ static void answer_put_badrpc(struct buf *out, struct slice reason, struct slice
 }
 
 static void answer_spawn_error(struct request *r, struct buf *out, struct slice reason,
-                                struct slice stack) {
+                               struct slice stack) {
     size_t begin;
 
     answer_announce(r, out);
@@ -181,8 +272,7 @@ static size_t answer_server_down_begin(const struct request *r, struct buf *out)
     return begin;
 }
 
-void answer_error(struct request *r, struct buf *out, struct slice reason,
-                         struct slice stack) {
+void answer_error(struct request *r, struct buf *out, struct slice reason, struct slice stack) {
     size_t begin;
 
     switch (r->kind) {
@@ -210,6 +300,9 @@ void answer_error(struct request *r, struct buf *out, struct slice reason,
         begin = answer_server_down_begin(r, out);
         answer_put_exit_reason(out, reason, stack);
         break;
+    case REQUEST_APP_CALL:
+        answer_app_error(r, out, reason, stack);
+        return;
     default:
         return;
     }
@@ -255,6 +348,11 @@ void answer_refuse(struct request *r, struct buf *out, const char *why) {
         begin = answer_server_down_begin(r, out);
         etf_put_atom(out, why);
         break;
+    case REQUEST_APP_CALL:
+        begin = answer_app_error_begin(r, out);
+        etf_put_atom(out, why);
+        answer_app_end(r, out, begin);
+        return;
     default:
         return;
     }

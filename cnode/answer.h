@@ -17,11 +17,16 @@ int answer_end(const struct request *r, struct buf *out, size_t begin);
 void answer_done(struct request *r, struct buf *out);
 
 /* It ended in error Reason with Stack (both encoded terms). */
-void answer_error(struct request *r, struct buf *out, struct slice reason,
-                         struct slice stack);
+void answer_error(struct request *r, struct buf *out, struct slice reason, struct slice stack);
 
 /* It was never run: why is an atom such as overloaded or draining. */
 void answer_refuse(struct request *r, struct buf *out, const char *why);
+
+/* An option of it is none, or has a wrong value. */
+void answer_bad_option(const struct request *r, struct buf *out);
+
+/* out has an item for the gathered frame, but nothing is gathered any more: a frame instead. */
+void answer_ungather(struct request *r, struct buf *out);
 
 /* Its process was told to exit, or an alias of it: who watches it gets the reason. */
 void answer_exit(struct request *r, struct buf *out, struct slice reason);

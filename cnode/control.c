@@ -8,6 +8,8 @@
 #include "route.h"
 #include "stats.h"
 
+#include <unistd.h>
+
 static struct {
     const struct control_facts *facts;
     int64_t started;
@@ -40,17 +42,18 @@ static void control_put_text(struct buf *out, const char *key, const char *value
 }
 
 /* #{state => ready, node => 'py@h', python => <<"3.11.2">>, ...} */
-static void control_status(struct buf *out) {
+void control_put_status(struct buf *out) {
     struct exec_numbers n;
 
     exec_read_numbers(&n);
-    etf_put_map(out, 11);
+    etf_put_map(out, 12);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
     etf_put_atom(out, "node");
     etf_put_atom(out, control.facts->node);
     control_put_text(out, "version", control.facts->version);
     control_put_text(out, "python", control.facts->python);
+    control_put_number(out, "os_pid", (uint64_t)getpid());
     control_put_number(out, "uptime", (uint64_t)(clock_now() - control.started) / 1000000000);
     control_put_number(out, "workers", (uint64_t)n.workers);
     control_put_number(out, "max_workers", (uint64_t)control.facts->max_workers);
@@ -129,8 +132,8 @@ bool control_answer(struct request *r, struct buf *out) {
         const char *name;
         void (*put)(struct buf *out);
     } answers[] = {
-        {"status", control_status},   {"ready", control_ready},     {"stats", control_stats},
-        {"threads", control_threads}, {"version", control_version}, {"drain", control_drain},
+        {"status", control_put_status}, {"ready", control_ready},     {"stats", control_stats},
+        {"threads", control_threads},   {"version", control_version}, {"drain", control_drain},
     };
     size_t begin;
 

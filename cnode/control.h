@@ -21,6 +21,9 @@ void control_init(const struct control_facts *facts);
 /* What a worker does, as an atom's text. Under exec's lock. */
 const char *control_worker_state(const struct exec_worker *w);
 
+/* What pynode:status() answers, as a term. */
+void control_put_status(struct buf *out);
+
 /* The node is up: pynode:ready() is true from here on. */
 void control_set_ready(void);
 

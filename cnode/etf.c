@@ -37,6 +37,14 @@ int etf_get_list(struct etf *r, uint32_t *len) {
     return 0;
 }
 
+int etf_get_map(struct etf *r, uint32_t *pairs) {
+    if (etf_left(r) < 5 || r->p[0] != ETF_MAP)
+        return -1;
+    *pairs = etf_be32(r->p + 1);
+    r->p += 5;
+    return 0;
+}
+
 int etf_get_nil(struct etf *r) {
     if (etf_left(r) < 1 || r->p[0] != ETF_NIL)
         return -1;
@@ -97,6 +105,19 @@ int etf_get_atom(struct etf *r, struct slice *name) {
         return -1;
     *name = (struct slice){r->p + head, n};
     r->p += head + n;
+    return 0;
+}
+
+int etf_get_text(struct etf *r, struct slice *name) {
+    uint32_t n;
+
+    if (etf_left(r) < 5 || r->p[0] != ETF_BINARY)
+        return etf_get_atom(r, name);
+    n = etf_be32(r->p + 1);
+    if (n > etf_left(r) - 5)
+        return -1;
+    *name = (struct slice){r->p + 5, n};
+    r->p += 5 + n;
     return 0;
 }
 
@@ -262,13 +283,6 @@ static uint8_t *etf_room(struct buf *b, size_t n) {
     p = b->data + b->len;
     b->len += n;
     return p;
-}
-
-static void etf_set_be32(uint8_t *p, uint32_t v) {
-    p[0] = (uint8_t)(v >> 24);
-    p[1] = (uint8_t)(v >> 16);
-    p[2] = (uint8_t)(v >> 8);
-    p[3] = (uint8_t)v;
 }
 
 static void etf_put_head32(struct buf *b, uint8_t tag, uint32_t v) {

@@ -61,6 +61,13 @@ static inline uint64_t etf_be64(const uint8_t *p) {
     return (uint64_t)etf_be32(p) << 32 | etf_be32(p + 4);
 }
 
+static inline void etf_set_be32(uint8_t *p, uint32_t v) {
+    p[0] = (uint8_t)(v >> 24);
+    p[1] = (uint8_t)(v >> 16);
+    p[2] = (uint8_t)(v >> 8);
+    p[3] = (uint8_t)v;
+}
+
 static inline size_t etf_left(const struct etf *r) {
     return (size_t)(r->end - r->p);
 }
@@ -69,9 +76,11 @@ static inline size_t etf_left(const struct etf *r) {
 int etf_get_version(struct etf *r);
 int etf_get_tuple(struct etf *r, uint32_t *arity);
 int etf_get_list(struct etf *r, uint32_t *len); /* LIST_EXT's header, or NIL as length 0 */
+int etf_get_map(struct etf *r, uint32_t *pairs);
 int etf_get_nil(struct etf *r);
 int etf_get_integer(struct etf *r, int64_t *value);  /* also SMALL_BIG that fits */
 int etf_get_atom(struct etf *r, struct slice *name); /* UTF-8 (or ASCII Latin-1) text, no copy */
+int etf_get_text(struct etf *r, struct slice *name); /* the same, also out of a binary */
 int etf_get_term(struct etf *r, struct slice *term); /* any whole term, its encoded bytes */
 
 /* Whether the atom just read is the given text. */

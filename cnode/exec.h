@@ -63,7 +63,7 @@ struct exec_numbers {
 };
 
 /* Puts frames into the connection of r. Called under the lock. */
-typedef void exec_put_cb(const struct request *r, struct buf *out);
+typedef void exec_put_cb(struct request *r, struct buf *out);
 
 void exec_init(int target, int max, size_t limit, const struct exec_hooks *hooks);
 

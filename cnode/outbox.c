@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "outbox.h"
+#include "etf.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ void outbox_close(struct outbox *o) {
         outbox_free(piece);
     }
     o->tail = NULL;
+    o->open.len = 0;
     atomic_store_explicit(&o->bytes, 0, memory_order_relaxed);
     pthread_mutex_unlock(&o->lock);
 }
@@ -50,6 +52,8 @@ void outbox_close(struct outbox *o) {
 void outbox_done(struct outbox *o) {
     outbox_close(o);
     outbox_free(o->spare);
+    buf_done(&o->home);
+    buf_done(&o->open);
     pthread_mutex_destroy(&o->lock);
 }
 
@@ -90,6 +94,23 @@ static void outbox_put_locked(struct outbox *o, const uint8_t *data, size_t len)
     }
 }
 
+/* A gathered frame's two numbers: its length, at its very beginning, and the list's, at the end of
+ * what comes before the items. */
+static void outbox_fill_in(uint8_t *frame, size_t head, size_t total, uint32_t items) {
+    etf_set_be32(frame, (uint32_t)(total - 4));
+    etf_set_be32(frame + head - 4, items);
+}
+
+static void outbox_close_open_locked(struct outbox *o) {
+    if (o->open.len == 0)
+        return;
+    buf_put(&o->open, (const uint8_t[]){ETF_NIL}, 1);
+    outbox_fill_in(o->open.data, o->home.len, o->open.len, o->items);
+    outbox_put_locked(o, o->open.data, o->open.len);
+    o->open.len = 0;
+    o->items = 0;
+}
+
 void outbox_put(struct outbox *o, const void *data, size_t len) {
     pthread_mutex_lock(&o->lock);
     if (o->fd >= 0) {
@@ -120,6 +141,60 @@ void outbox_put_buf(struct outbox *o, struct buf *b) {
     outbox_free(piece);
 }
 
+/* Gathered frames. */
+
+void outbox_set_home(struct outbox *o, struct buf *begin) {
+    pthread_mutex_lock(&o->lock);
+    outbox_close_open_locked(o);
+    buf_done(&o->home);
+    o->home = *begin;
+    pthread_mutex_unlock(&o->lock);
+    *begin = (struct buf){0};
+}
+
+/* Appends a frame of one large item, which is moved. */
+static void outbox_gather_large_locked(struct outbox *o, struct buf *item) {
+    struct outbox_piece *piece = xmalloc(sizeof *piece);
+    uint8_t *head = xmalloc(o->home.len);
+
+    outbox_close_open_locked(o);
+    memcpy(head, o->home.data, o->home.len);
+    outbox_fill_in(head, o->home.len, o->home.len + item->len + 1, 1);
+    outbox_put_locked(o, head, o->home.len);
+    free(head);
+    *piece = (struct outbox_piece){.data = item->data, .len = item->len, .cap = item->len};
+    *item = (struct buf){0};
+    outbox_append_locked(o, piece);
+    outbox_put_locked(o, (const uint8_t[]){ETF_NIL}, 1);
+}
+
+bool outbox_gather(struct outbox *o, struct buf *item) {
+    size_t more = item->len;
+    bool gathered;
+
+    pthread_mutex_lock(&o->lock);
+    gathered = o->home.len > 0;
+    if (gathered && o->fd >= 0) {
+        if (o->open.len == 0 || item->len >= OUTBOX_MOVE)
+            more += o->home.len + 1;
+        atomic_fetch_add_explicit(&o->bytes, more, memory_order_relaxed);
+        if (item->len >= OUTBOX_MOVE) {
+            outbox_gather_large_locked(o, item);
+        } else {
+            if (o->open.len == 0)
+                buf_put(&o->open, o->home.data, o->home.len);
+            buf_put(&o->open, item->data, item->len);
+            o->items++;
+            if (o->open.len >= OUTBOX_PIECE)
+                outbox_close_open_locked(o);
+        }
+    }
+    pthread_mutex_unlock(&o->lock);
+    if (gathered)
+        item->len = 0;
+    return gathered;
+}
+
 /* Takes n written bytes off the front. */
 static void outbox_advance_locked(struct outbox *o, size_t n) {
     atomic_fetch_sub(&o->bytes, n); /* before conn_release() looks at held */
@@ -147,11 +222,15 @@ enum outbox_result outbox_flush(struct outbox *o) {
     enum outbox_result result = OUTBOX_EMPTY;
 
     pthread_mutex_lock(&o->lock);
-    while (o->head && o->fd >= 0) {
+    for (;;) {
         struct iovec iov[OUTBOX_IOV];
         struct msghdr msg = {.msg_iov = iov};
         ssize_t n;
 
+        if (!o->head)
+            outbox_close_open_locked(o);
+        if (!o->head || o->fd < 0)
+            break;
         for (struct outbox_piece *p = o->head; p && msg.msg_iovlen < OUTBOX_IOV; p = p->next)
             iov[msg.msg_iovlen++] = (struct iovec){p->data + p->done, p->len - p->done};
         n = sendmsg(o->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -21,6 +21,9 @@ struct outbox {
     int fd;               /* -1 once closed: whatever is put then is dropped */
     struct outbox_piece *head, *tail;
     struct outbox_piece *spare;
+    struct buf home; /* how a gathered frame begins, up to and with its list's head; or empty */
+    struct buf open; /* the gathered frame that is not closed yet */
+    uint32_t items;  /* in it */
     _Atomic size_t bytes;  /* waiting; read without the lock */
     _Atomic uint64_t sent; /* bytes written so far; the tick timer looks whether it moved */
 };
@@ -36,6 +39,15 @@ void outbox_put(struct outbox *o, const void *data, size_t len);
 
 /* Appends all of b and leaves it empty; a large one is moved, not copied. */
 void outbox_put_buf(struct outbox *o, struct buf *b);
+
+/* Items for one process of the peer's are gathered: they are the elements of a list, which is one
+ * message, closed by whoever writes it. begin is the frame's beginning with the list's head, whose
+ * numbers are filled in when it is closed; taken; empty: nothing is gathered from now on. */
+void outbox_set_home(struct outbox *o, struct buf *begin);
+
+/* Appends one term to the gathered frame and empties item: false, and item is as it was, when
+ * nothing is gathered here. A large one is moved, not copied. */
+bool outbox_gather(struct outbox *o, struct buf *item);
 
 /* Writes until nothing is left (EMPTY), the socket is full (FULL) or fails (BROKEN). */
 enum outbox_result outbox_flush(struct outbox *o);

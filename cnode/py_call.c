@@ -214,11 +214,31 @@ static PyObject *py_call_lookup(struct slice module, struct slice function) {
 
 /* Calling. */
 
-/* The dict of a last argument {'$kwargs', Map} with plain str keys; NULL without an exception
- * when there is none. */
+/* The dict with plain str keys that keyword arguments need. */
+static PyObject *py_call_names(PyObject *map) {
+    PyObject *kwargs = PyDict_New(), *key, *value;
+    Py_ssize_t at = 0;
+
+    while (kwargs && PyDict_Next(map, &at, &key, &value)) {
+        PyObject *name = NULL;
+
+        if (PyUnicode_Check(key))
+            name = PyUnicode_FromObject(key); /* an exact str, also of an Atom */
+        else if (PyBytes_Check(key))          /* --strings bytes */
+            name = PyUnicode_DecodeUTF8(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), NULL);
+        else
+            PyErr_SetString(PyExc_TypeError, "a keyword is neither an atom nor a string");
+        if (!name || PyDict_SetItem(kwargs, name, value) < 0)
+            Py_CLEAR(kwargs);
+        Py_XDECREF(name);
+    }
+    return kwargs;
+}
+
+/* The dict of a last argument {'$kwargs', Map}; NULL without an exception when there is none. */
 static PyObject *py_call_kwargs(PyObject *args) {
-    Py_ssize_t n = PyList_GET_SIZE(args), at = 0;
-    PyObject *last = n > 0 ? PyList_GET_ITEM(args, n - 1) : NULL, *map, *kwargs, *key, *value;
+    Py_ssize_t n = PyList_GET_SIZE(args);
+    PyObject *last = n > 0 ? PyList_GET_ITEM(args, n - 1) : NULL, *map;
 
     if (!last || !PyTuple_CheckExact(last) || PyTuple_GET_SIZE(last) != 2 ||
         !PyUnicode_Check(PyTuple_GET_ITEM(last, 0)) ||
@@ -230,30 +250,61 @@ static PyObject *py_call_kwargs(PyObject *args) {
         PyErr_SetString(PyExc_TypeError, "the value of '$kwargs' is not a map");
         return NULL;
     }
-    kwargs = PyDict_New();
-    while (kwargs && PyDict_Next(map, &at, &key, &value)) {
-        PyObject *name = NULL;
+    return py_call_names(map);
+}
 
-        if (PyUnicode_Check(key))
-            name = PyUnicode_FromObject(key); /* an exact str, also of an Atom */
-        else if (PyBytes_Check(key))          /* --strings bytes */
-            name = PyUnicode_DecodeUTF8(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), NULL);
-        else
-            PyErr_SetString(PyExc_TypeError, "a key of '$kwargs' is neither atom nor string");
-        if (!name || PyDict_SetItem(kwargs, name, value) < 0)
-            Py_CLEAR(kwargs);
-        Py_XDECREF(name);
+/* Runs it on the default executor of erlang.blocking; the GIL is free meanwhile. */
+static PyObject *py_call_blocking(PyObject *callable, PyObject *const *args, size_t n,
+                                  PyObject *kwargs) {
+    PyObject *module = PyImport_ImportModule("erlang.blocking"), *run = NULL, *result = NULL;
+    PyObject **all = PyMem_Malloc((n + 1) * sizeof *all); /* borrowed ones */
+
+    if (module && all)
+        run = PyObject_GetAttrString(module, "blocking_run");
+    else if (!PyErr_Occurred())
+        PyErr_NoMemory();
+    if (run) {
+        all[0] = callable;
+        for (size_t i = 0; i < n; i++)
+            all[i + 1] = args[i];
+        result = PyObject_VectorcallDict(run, all, n + 1, kwargs);
     }
+    PyMem_Free(all);
+    Py_XDECREF(run);
+    Py_XDECREF(module);
+    return result;
+}
+
+/* Whether binaries of valid UTF-8 come as bytes in this call. */
+static bool py_call_wants_bytes(const struct request *r) {
+    return r->options.strings == REQUEST_STRINGS ? py_decode_settings.strings_as_bytes
+                                                 : r->options.strings == REQUEST_STRINGS_BYTES;
+}
+
+/* The keyword arguments of a call of the application: NULL without an exception if there are none. */
+static PyObject *py_call_option_kwargs(const struct request *r) {
+    struct slice s = r->options.kwargs;
+    struct etf at = {s.data, s.data + s.len};
+    PyObject *map, *kwargs;
+
+    if (s.len == 0)
+        return NULL;
+    map = py_decode_as(&at, "kwargs", py_call_wants_bytes(r));
+    kwargs = map ? py_call_names(map) : NULL;
+    Py_XDECREF(map);
     return kwargs;
 }
 
-static PyObject *py_call_with(PyObject *callable, PyObject *args) {
-    PyObject *kwargs = py_call_kwargs(args), *result = NULL;
+static PyObject *py_call_with(const struct request *r, PyObject *callable, PyObject *args) {
+    PyObject *kwargs = py_call_option_kwargs(r), *result = NULL;
     size_t n = (size_t)PyList_GET_SIZE(args);
 
-    if (!PyErr_Occurred())
-        result = PyObject_VectorcallDict(callable, ((PyListObject *)args)->ob_item,
-                                         kwargs ? n - 1 : n, kwargs);
+    if (!kwargs && !PyErr_Occurred() && (kwargs = py_call_kwargs(args)))
+        n--;
+    if (!PyErr_Occurred() && r->options.executor)
+        result = py_call_blocking(callable, ((PyListObject *)args)->ob_item, n, kwargs);
+    else if (!PyErr_Occurred())
+        result = PyObject_VectorcallDict(callable, ((PyListObject *)args)->ob_item, n, kwargs);
     Py_XDECREF(kwargs);
     return result;
 }
@@ -313,11 +364,11 @@ PyObject *py_call(const struct request *r) {
     }
     if (!own && !(callable = py_call_lookup(r->module, r->function)))
         return NULL;
-    list = py_decode(&args, "args");
+    list = py_decode_as(&args, "args", py_call_wants_bytes(r));
     if (list && !PyList_CheckExact(list))
         PyErr_SetString(PyExc_TypeError, "args: not a list");
     else if (list)
-        result = own ? py_call_reload(list) : py_call_with(callable, list);
+        result = own ? py_call_reload(list) : py_call_with(r, callable, list);
     Py_XDECREF(list);
     Py_XDECREF(callable);
     return result;

@@ -26,6 +26,7 @@ struct py_decode {
     size_t pending; /* terms that outer containers still expect, each a byte at least */
     size_t items;
     int depth;
+    bool strings_as_bytes;
     struct py_place place;
 };
 
@@ -242,8 +243,7 @@ static PyObject *py_decode_bits(struct py_decode *d) {
     data = d->p;
     d->p += n;
     if (bits == 0 || bits == 8)
-        return py_decode_settings.strings_as_bytes ? py_decode_bytes(data, n)
-                                                   : py_decode_text(data, n);
+        return d->strings_as_bytes ? py_decode_bytes(data, n) : py_decode_text(data, n);
     return py_types_bits((struct slice){data, n}, bits);
 }
 
@@ -503,7 +503,7 @@ static PyObject *py_decode_key_text(struct py_decode *d, size_t n) {
 
 /* Whether the next term is a short binary that will be a str; if so, its length. */
 static bool py_decode_is_short(const struct py_decode *d, size_t *n) {
-    if (py_decode_left(d) < 5 || d->p[0] != ETF_BINARY || py_decode_settings.strings_as_bytes)
+    if (py_decode_left(d) < 5 || d->p[0] != ETF_BINARY || d->strings_as_bytes)
         return false;
     *n = etf_be32(d->p + 1);
     return *n <= PY_DECODE_KEY && *n <= py_decode_left(d) - 5;
@@ -627,7 +627,7 @@ static PyObject *py_decode_term(struct py_decode *d) {
         d->p += 2;
         return py_decode_atom(d, n, tag == ETF_ATOM);
     case ETF_BINARY:
-        return py_decode_binary(d, py_decode_settings.strings_as_bytes);
+        return py_decode_binary(d, d->strings_as_bytes);
     case ETF_BIT_BINARY:
         return py_decode_bits(d);
     case ETF_NIL:
@@ -675,8 +675,11 @@ static PyObject *py_decode_term(struct py_decode *d) {
     }
 }
 
-PyObject *py_decode(struct etf *r, const char *root) {
-    struct py_decode d = {.p = r->p, .end = r->end, .place = {.root = root ? root : "term"}};
+PyObject *py_decode_as(struct etf *r, const char *root, bool strings_as_bytes) {
+    struct py_decode d = {.p = r->p,
+                          .end = r->end,
+                          .strings_as_bytes = strings_as_bytes,
+                          .place = {.root = root ? root : "term"}};
     PyObject *object = py_decode_term(&d);
 
     if (object)
@@ -684,4 +687,8 @@ PyObject *py_decode(struct etf *r, const char *root) {
     else
         py_place_raise(&d.place);
     return object;
+}
+
+PyObject *py_decode(struct etf *r, const char *root) {
+    return py_decode_as(r, root, py_decode_settings.strings_as_bytes);
 }

@@ -24,4 +24,7 @@ extern struct py_decode_settings py_decode_settings;
  * Python form; ValueError: malformed or past a cap. root names the term in the text, NULL: "term". */
 PyObject *py_decode(struct etf *r, const char *root);
 
+/* The same, and says whether every binary is bytes instead of asking the settings. */
+PyObject *py_decode_as(struct etf *r, const char *root, bool strings_as_bytes);
+
 #endif

@@ -55,7 +55,8 @@ static bool py_server_replace(const char *name, PyObject *obj) {
 int py_server_register(const char *name, PyObject *obj) {
     if (!py_server_check_process())
         return -1;
-    if (*name == '\0' || strcmp(name, "rex") == 0 || strcmp(name, "net_kernel") == 0) {
+    if (*name == '\0' || strcmp(name, "rex") == 0 || strcmp(name, "net_kernel") == 0 ||
+        strcmp(name, "pynode") == 0) {
         PyErr_Format(PyExc_ValueError, "the name '%s' cannot be registered", name);
         return -1;
     }

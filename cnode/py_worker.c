@@ -4,6 +4,7 @@
 #include "py_worker.h"
 #include "answer.h"
 #include "conn.h"
+#include "home.h"
 #include "io.h"
 #include "log.h"
 #include "py.h"
@@ -61,7 +62,7 @@ static void py_worker_log(const struct request *r, const char *line) {
 
 static bool py_worker_is_unheard(const struct request *r) {
     return r->kind == REQUEST_SERVER_CAST || r->kind == REQUEST_SERVER_INFO ||
-           r->kind == REQUEST_CAST || r->kind == REQUEST_REX_CAST ||
+           r->kind == REQUEST_CAST || r->kind == REQUEST_REX_CAST || r->kind == REQUEST_APP_CAST ||
            (r->kind == REQUEST_SPAWN && r->spawn_flags == 0);
 }
 
@@ -159,6 +160,10 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_wo
         }
     } else {
         PyErr_Clear();
+        if (r->kind == REQUEST_APP_CALL) {
+            home_put_ended(r->conn, r->ref);
+            py_worker_touch(batch, r->conn);
+        }
     }
     py_server_handled(r);
     Py_XDECREF(result);

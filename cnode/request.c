@@ -3,6 +3,7 @@
 
 #include "request.h"
 #include "log.h"
+#include "utf8.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -276,5 +277,113 @@ struct request *request_from_server(const struct dist_msg *msg, struct frame *fr
     q->ref = request_move(probe.ref, moved);
     q->args = request_move(probe.args, moved);
     q->to = request_move(msg->to, moved);
+    return q;
+}
+
+/* The Erlang application. */
+
+static bool request_is_atom(struct slice term, const char *text) {
+    struct etf r = {term.data, term.data + term.len};
+    struct slice name;
+
+    return etf_get_atom(&r, &name) == 0 && etf_atom_is(name, text);
+}
+
+/* Takes one option: whether there is such an option and it can have that value. */
+static bool request_take_option(struct request_options *o, struct slice key, struct slice value) {
+    if (etf_atom_is(key, "kwargs")) {
+        o->kwargs = value;
+        return value.data[0] == ETF_MAP;
+    }
+    if (etf_atom_is(key, "queue")) {
+        o->queue = value;
+        return true;
+    }
+    if (etf_atom_is(key, "strings")) {
+        o->strings = request_is_atom(value, "bytes") ? REQUEST_STRINGS_BYTES : REQUEST_STRINGS_UTF8;
+        return o->strings == REQUEST_STRINGS_BYTES || request_is_atom(value, "utf8");
+    }
+    if (etf_atom_is(key, "traceback")) {
+        o->traceback = request_is_atom(value, "true");
+        return o->traceback || request_is_atom(value, "false");
+    }
+    if (etf_atom_is(key, "thread")) {
+        o->thread = true;
+        return request_is_atom(value, "new");
+    }
+    if (etf_atom_is(key, "executor")) {
+        o->executor = true;
+        return request_is_atom(value, "blocking");
+    }
+    return false;
+}
+
+/* Reads the map of options: -1 when it is none. */
+static int request_read_options(struct etf *r, struct request_options *o) {
+    struct slice key, value;
+    uint32_t n;
+
+    if (etf_get_map(r, &n) < 0)
+        return -1;
+    for (; n > 0; n--) {
+        if (etf_get_atom(r, &key) < 0 || etf_get_term(r, &value) < 0)
+            return -1;
+        if (!request_take_option(o, key, value))
+            o->bad = key;
+    }
+    return 0;
+}
+
+/* A module's or function's name goes back as an atom in some answers, so it must be able to. */
+static bool request_is_name(struct slice text) {
+    return text.len <= 255 && utf8_count(text.data, text.len) >= 0;
+}
+
+/* {call, Ref, M, F, Args, Opts} or {cast, M, F, Args, Opts} */
+static int request_read_app(struct slice item, struct request *q) {
+    struct etf r = {item.data, item.data + item.len};
+    struct slice verb;
+    uint32_t arity;
+
+    if (etf_get_tuple(&r, &arity) < 0 || etf_get_atom(&r, &verb) < 0)
+        return -1;
+    if (arity == 6 && etf_atom_is(verb, "call")) {
+        q->kind = REQUEST_APP_CALL;
+        if (etf_get_term(&r, &q->ref) < 0 || q->ref.data[0] != ETF_NEWER_REF)
+            return -1;
+    } else if (arity == 5 && etf_atom_is(verb, "cast")) {
+        q->kind = REQUEST_APP_CAST;
+    } else {
+        return -1;
+    }
+    if (etf_get_text(&r, &q->module) < 0 || etf_get_text(&r, &q->function) < 0 ||
+        etf_get_term(&r, &q->args) < 0 || request_read_options(&r, &q->options) < 0)
+        return -1;
+    if (!request_is_name(q->module))
+        q->options.bad = (struct slice){(const uint8_t *)"module", 6};
+    else if (!request_is_name(q->function))
+        q->options.bad = (struct slice){(const uint8_t *)"function", 8};
+    return 0;
+}
+
+struct request *request_from_app(struct slice item, struct frame *frame, bool gathered) {
+    struct frame copied = {(uint8_t *)item.data, item.len, false};
+    struct request probe = {0};
+    struct request *q;
+    ptrdiff_t moved;
+
+    if (request_read_app(item, &probe) < 0)
+        return NULL;
+    q = request_new(probe.kind, gathered ? &copied : frame, &moved);
+    q->ref = request_move(probe.ref, moved);
+    q->module = request_move(probe.module, moved);
+    q->function = request_move(probe.function, moved);
+    q->args = request_move(probe.args, moved);
+    q->options = probe.options;
+    q->options.kwargs = request_move(probe.options.kwargs, moved);
+    q->options.queue = request_move(probe.options.queue, moved);
+    if (item.data <= probe.options.bad.data && probe.options.bad.data < item.data + item.len)
+        q->options.bad = request_move(probe.options.bad, moved);
+    q->gathered = gathered && q->kind == REQUEST_APP_CALL;
     return q;
 }

@@ -26,6 +26,8 @@ enum request_kind {
     REQUEST_SERVER_CALL, /* gen_server:call to a registered Python object */
     REQUEST_SERVER_CAST, /* gen_server:cast to it */
     REQUEST_SERVER_INFO, /* any other message to it */
+    REQUEST_APP_CALL,    /* of the Erlang application: py:call */
+    REQUEST_APP_CAST,    /* py:cast */
 };
 
 /* A frame as the connection hands it over. When whole is set the buffer holds nothing else and
@@ -34,6 +36,15 @@ struct frame {
     uint8_t *data;
     size_t len;
     bool whole;
+};
+
+/* What the Erlang application may say about a call beside whom to call. */
+struct request_options {
+    struct slice kwargs; /* term: a map; or empty */
+    struct slice queue;  /* term: the name of a queue; or empty */
+    struct slice bad;    /* the name of an option that is none, or has a wrong value */
+    enum { REQUEST_STRINGS, REQUEST_STRINGS_UTF8, REQUEST_STRINGS_BYTES } strings;
+    bool traceback, thread, executor;
 };
 
 struct request {
@@ -50,6 +61,9 @@ struct request {
     struct slice module;   /* text, not a term */
     struct slice function; /* text, not a term */
     struct slice args;     /* term: argument list, or the server's request or message */
+
+    struct request_options options; /* APP_*; else all empty */
+    bool gathered;                  /* its answer is an item of the gathered frame (outbox.h) */
 
     uint32_t pid_id, pid_serial; /* the process it is to its caller; 0: none */
     int spawn_flags;             /* DIST_SPAWN_LINK | DIST_SPAWN_MONITOR */
@@ -72,6 +86,7 @@ void request_init(const char *node, uint32_t creation);
 struct request *request_from_spawn(const struct dist_msg *msg, struct frame *frame);
 struct request *request_from_rex(const struct dist_msg *msg, struct frame *frame);
 struct request *request_from_server(const struct dist_msg *msg, struct frame *frame);
+struct request *request_from_app(struct slice item, struct frame *frame, bool gathered);
 void request_free(struct request *r);
 
 /* Takes {'$gen_call', {Pid, Tag}, Body} apart: 0, or -1 when it is not that. */

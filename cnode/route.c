@@ -3,6 +3,7 @@
 
 #include "route.h"
 #include "answer.h"
+#include "home.h"
 #include "control.h"
 #include "io.h"
 #include "log.h"
@@ -30,9 +31,12 @@ bool route_draining(void) {
     return atomic_load(&route.draining);
 }
 
-void route_put(const struct request *r, struct buf *out) {
+void route_put(struct request *r, struct buf *out) {
     stats_add(STATS_BYTES_OUT, out->len);
-    outbox_put_buf(&r->conn->out, out);
+    if (r->gathered && out->len > 0 && !outbox_gather(&r->conn->out, out))
+        answer_ungather(r, out);
+    if (out->len > 0)
+        outbox_put_buf(&r->conn->out, out);
 }
 
 /* Closes a frame made here and puts it into c's outbox. */
@@ -121,9 +125,22 @@ static void route_cancelled(struct request *r) {
     buf_done(&why);
 }
 
+bool route_interrupt(struct conn *c, struct slice ref) {
+    struct request *r = exec_cancel(c, ref);
+
+    if (r)
+        route_cancelled(r);
+    return false;
+}
+
+void route_drop_queue(struct slice name) {
+    (void)name;
+}
+
 void route_closed(struct conn *c) {
     struct request *r, *next;
 
+    home_closed(c);
     for (int n = procs_forget_conn(c); n > 0; n--)
         conn_unref(c);
     for (r = exec_cancel_conn(c); r; r = next) {
@@ -140,17 +157,30 @@ static void route_refuse(struct request *r, const char *why) {
     route_free(r);
 }
 
+/* The lane with a thread of its own that a request wants: false when there are too many. */
+static bool route_choose_lane(struct request *r) {
+    return r != NULL;
+}
+
 /* Hands a request over to Python's side, or says why not. r is the callee's in any case. */
 static void route_push(struct conn *c, struct request *r) {
     r->conn = conn_ref(c);
-    if (control_answer(r, &route.out)) {
+    if (r->options.bad.len > 0) {
+        answer_bad_option(r, &route.out);
+        route_put(r, &route.out);
+        route_free(r);
+    } else if (control_answer(r, &route.out)) {
         route_put(r, &route.out);
         route_free(r);
     } else if (route_draining()) {
         route_refuse(r, "draining");
-    } else if (!exec_push(r)) {
+    } else if (!route_choose_lane(r) || !exec_push(r)) {
         route_refuse(r, "overloaded");
     }
+}
+
+void route_request(struct conn *c, struct request *r) {
+    route_push(c, r);
 }
 
 /* Delivers a message to a registered object. */
@@ -295,7 +325,9 @@ static void route_to_name(struct conn *c, const struct dist_msg *msg, struct fra
 
     if (etf_get_atom(&at, &name) < 0)
         return;
-    if (etf_atom_is(name, "net_kernel"))
+    if (etf_atom_is(name, "pynode"))
+        home_message(c, msg, frame);
+    else if (etf_atom_is(name, "net_kernel"))
         route_net_kernel(c, msg);
     else if (etf_atom_is(name, "rex"))
         route_rex(c, msg, frame);
@@ -347,7 +379,8 @@ static bool route_is_alive(struct slice to, bool *always) {
 
     *always = false;
     if (etf_get_atom(&at, &name) == 0) {
-        *always = etf_atom_is(name, "rex") || etf_atom_is(name, "net_kernel");
+        *always = etf_atom_is(name, "rex") || etf_atom_is(name, "net_kernel") ||
+                  etf_atom_is(name, "pynode");
         if (*always)
             return true;
         p = procs_find_name(name);

@@ -31,8 +31,17 @@ void route_unregistered(struct proc *p, const char *reason);
 /* Delivers a message of this node's own to p (taken): false when the queue is full. */
 bool route_deliver(struct proc *p, const struct dist_msg *msg, struct frame *frame);
 
-/* Puts frames into r's connection (an exec_put_cb). */
-void route_put(const struct request *r, struct buf *out);
+/* Hands a request of c's over to Python's side, or answers why not. Takes r. The leader's. */
+void route_request(struct conn *c, struct request *r);
+
+/* Cancels what c sent with ref: false when there is nothing to wait for any more. */
+bool route_interrupt(struct conn *c, struct slice ref);
+
+/* Cancels all that waits or runs in a queue (its name, a term); each is answered. */
+void route_drop_queue(struct slice name);
+
+/* Puts the answer to r, whole frames or an item of the gathered one, into its connection (an exec_put_cb). */
+void route_put(struct request *r, struct buf *out);
 
 /* From now on new requests are answered with `draining`. */
 void route_drain(void);

@@ -5,6 +5,7 @@
  */
 #include "config.h"
 
+#include "answer.h"
 #include "control.h"
 #include "io.h"
 #include "log.h"
