@@ -1,0 +1,30 @@
+/* home.h - the Erlang application at the other end: what it sends, what is gathered for it.
+ *
+ * A connection's home is the process that stands for this node there. Calls that came in a list are
+ * answered in the connection's gathered frame, which goes to the home, and so is what else the home
+ * is told. docs/protocol.md, "The application pynode". home_message() is the leader's, the rest any
+ * thread's; no GIL.
+ */
+#ifndef PYNODE_HOME_H
+#define PYNODE_HOME_H
+
+#include "conn.h"
+
+/* Called for the first home of all, and whenever there is one again: Python's log has a reader. */
+void home_init(void (*attached)(void));
+
+/* A message to the name `pynode`. */
+void home_message(struct conn *c, const struct dist_msg *msg, struct frame *frame);
+
+/* c is gone. */
+void home_closed(struct conn *c);
+
+/* {ended, Ref}: a cancelled request has ended. {started, Ref}: it has been running for a while. */
+void home_put_ended(struct conn *c, struct slice ref);
+void home_put_started(struct conn *c, struct slice ref);
+
+/* Gives one encoded item to the home that was attached first, and wakes who writes it: false, and
+ * it is dropped, when there is none or too much waits for it already. Empties item. */
+bool home_log(struct buf *item);
+
+#endif
