@@ -84,6 +84,18 @@ jobs() ->
           target = {ratio, 1.5}, run = calls(50)},
      #job{name = "calls-200", title = "the same from 200 processes", unit = "calls/s",
           run = calls(200)},
+     #job{name = "py-latency", title = "py:call(math, sqrt), sequential", unit = "us",
+          better = lower, target = {ratio, 2.5}, run = paired(fun py_latency/2)},
+     #job{name = "py-8", title = "py:call from 8 processes", unit = "calls/s",
+          target = {ratio, 1.6}, run = py_calls(8)},
+     #job{name = "py-50", title = "py:call from 50 processes", unit = "calls/s",
+          target = {ratio, 4}, run = py_calls(50)},
+     #job{name = "py-200", title = "py:call from 200 processes", unit = "calls/s",
+          target = {ratio, 5}, run = py_calls(200)},
+     #job{name = "py-1000", title = "py:call from 1000 processes", unit = "calls/s",
+          target = {ratio, 6}, run = py_calls(1000)},
+     #job{name = "py-growth", title = "RSS growth over many py:calls, cancelled ones", unit = "MiB",
+          better = lower, target = {at_most, 1}, run = fun py_growth/1},
      #job{name = "cpu", title = "CPU of the called node, 50 callers", unit = "us/call",
           better = lower, run = paired(fun cpu_per_call/2)},
      #job{name = "server", title = "gen_server:call, sequential", unit = "us",
@@ -138,6 +150,51 @@ used(Before, I, After, Took) -> 100 * max(0, After - element(I, Before)) / Took.
 %% Median of single calls, in microseconds.
 latency(Node, #ctx{quick = Quick}) ->
     median_us(calls_in_round(Quick), fun() -> erpc:call(Node, math, sqrt, [2.0]) end).
+
+%% The application's calls, against erpc between two BEAMs.
+py_latency(?PY, #ctx{quick = Quick}) ->
+    median_us(calls_in_round(Quick), fun() -> py:call(math, sqrt, [2.0]) end);
+py_latency(Node, Ctx) ->
+    latency(Node, Ctx).
+
+py_calls(Callers) ->
+    paired(fun(?PY, #ctx{quick = Quick}) -> py_rate(Callers, span(Quick));
+              (Node, #ctx{quick = Quick}) -> rate(Node, Callers, span(Quick)) end).
+
+py_rate(Callers, Ms) ->
+    Done = callers(?PY, Callers, fun(Go) -> py_call_until(Go + Ms * 1000, 0) end),
+    lists:sum(Done) * 1000 / Ms.
+
+py_call_until(End, Done) ->
+    {ok, _} = py:call(math, sqrt, [2.0]),
+    case erlang:monotonic_time(microsecond) < End of
+        true -> py_call_until(End, Done + 1);
+        false -> Done
+    end.
+
+%% RSS of the node after many calls and a tenth as many that are cancelled, less that after a few;
+%% and no process more than before on this side.
+py_growth(#ctx{py_pid = Pid, quick = Quick}) ->
+    Calls = case Quick of true -> 20_000; false -> 100_000 end,
+    _ = py_mixed(20_000),
+    Before = rss(Pid),
+    Processes = erlang:system_info(process_count),
+    Grown = [begin _ = py_mixed(Calls), rss(Pid) - Before end || _ <- lists:seq(1, 10)],
+    Processes = erlang:system_info(process_count),
+    {{last, Grown}, []}.
+
+py_mixed(Calls) ->
+    callers(?PY, 50, fun(_) ->
+        [begin
+             {ok, _} = py:call(math, sqrt, [2.0]),
+             I rem 10 =:= 0 andalso py_cancelled()
+         end || I <- lists:seq(1, Calls div 50)]
+    end).
+
+py_cancelled() ->
+    Ref = py:spawn_call(math, sqrt, [2.0]),
+    ok = py:cancel(Ref),
+    _ = py:await(Ref).
 
 server_latency(Node, #ctx{quick = Quick}) ->
     median_us(calls_in_round(Quick), fun() -> gen_server:call({bench_server, Node}, 2.0) end).
@@ -351,6 +408,9 @@ await_nodes(Left) ->
 
 %% Both nodes must give right answers before they are measured.
 prepare() ->
+    ok = application:set_env(pynode, nodes, []),
+    {ok, _} = application:ensure_all_started(pynode),
+    ok = py:connect(?PY),
     ok = erpc:call(?PEER, ?MODULE, start_server, []),
     Terms = [random(100_000), ascii(1000), ints(), floats(), 1 bsl 200],
     _ = [{N, T, T} = {N, T, there_and_back(N, T)} || N <- [?PY, ?PEER], T <- Terms],

@@ -3,8 +3,9 @@
 
 #include "control.h"
 #include "answer.h"
-#include "exec.h"
+#include "pool.h"
 #include "procs.h"
+#include "queues.h"
 #include "route.h"
 #include "stats.h"
 
@@ -43,9 +44,9 @@ static void control_put_text(struct buf *out, const char *key, const char *value
 
 /* #{state => ready, node => 'py@h', python => <<"3.11.2">>, ...} */
 void control_put_status(struct buf *out) {
-    struct exec_numbers n;
+    struct pool_numbers n;
 
-    exec_read_numbers(&n);
+    pool_read_numbers(&n);
     etf_put_map(out, 12);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
@@ -83,13 +84,24 @@ const char *control_worker_state(const struct exec_worker *w) {
     }
 }
 
+/* Which option of a call the worker was made for, if it is none of the pool. */
+static void control_put_queue(struct buf *out, const struct queue *q) {
+    if (q && q->name.len > 0) {
+        etf_put_atom(out, "queue");
+        etf_put_slice(out, q->name);
+    } else if (q) {
+        etf_put_atom(out, "thread");
+        etf_put_atom(out, "new");
+    }
+}
+
 /* #{worker => 1, state => running, call => {math, sqrt} | none, ms => 12} */
 static void control_thread(void *arg, const struct exec_worker *w) {
     struct buf *out = arg;
     const struct request *r = w->current;
 
     etf_put_list(out, 1); /* a list of cells, each with the rest as its tail */
-    etf_put_map(out, 4);
+    etf_put_map(out, w->queue ? 5 : 4);
     control_put_number(out, "worker", w->number);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_worker_state(w));
@@ -104,10 +116,11 @@ static void control_thread(void *arg, const struct exec_worker *w) {
         etf_put_atom(out, "none");
     }
     control_put_number(out, "ms", r ? (uint64_t)(clock_now() - w->since) / 1000000 : 0);
+    control_put_queue(out, w->queue);
 }
 
 static void control_threads(struct buf *out) {
-    exec_list(control_thread, out);
+    pool_list(control_thread, out);
     etf_put_nil(out);
 }
 

@@ -1,65 +1,41 @@
-/* exec.c - the bounded queue of requests and the pool of threads that serve it. */
+/* exec.c - the bounded queue of requests: what waits, what runs, what is cancelled. */
 #include "config.h"
 
 #include "exec.h"
 #include "answer.h"
 #include "log.h"
+#include "pool.h"
+#include "queues.h"
+#include "table.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
-enum {
-    EXEC_TABLE = 4096,      /* buckets of the table of requests, a power of two */
-    EXEC_IDLE_SECONDS = 10, /* after which a thread beyond the target leaves */
-    EXEC_GROWTH_MAX = 64,   /* threads added at one look */
-    EXEC_LOOK_NS = 100000,  /* the shortest time between two looks at a processor clock */
-    EXEC_BUSY_SHARE = 10,   /* blocked: less than 1/10 of the time on a processor */
-};
+pthread_mutex_t exec_mutex = PTHREAD_MUTEX_INITIALIZER;
 
+/* Under the lock. */
 static struct {
-    pthread_mutex_t lock; /* guards all below */
-    struct exec_hooks hooks;
-    int target, max;
+    bool (*hold)(const struct request *r);
     size_t limit;
     struct exec_row queue;
     struct exec_row held;  /* kept back: their connections take no answers at present */
     _Atomic size_t ready;  /* in the queue */
     _Atomic size_t queued; /* in the queue, in lanes and kept back */
-    _Atomic size_t load;   /* queued and running */
+    _Atomic size_t load;   /* queued and running: what the table holds */
     _Atomic size_t
-        unannounced; /* of these, have a process whose pid the caller does not know yet */
-    struct request *table[EXEC_TABLE];
-    struct exec_worker *workers, *idle;
-    int n_workers, n_idle;
-    int growth; /* how many threads the next look may add */
-    bool stopping;
-    pthread_cond_t ended; /* a worker has ended */
-} exec = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static void exec_lock(void) {
-    pthread_mutex_lock(&exec.lock);
-}
-
-static void exec_unlock(void) {
-    pthread_mutex_unlock(&exec.lock);
-}
-
-static void exec_cond_init(pthread_cond_t *cond) {
-    pthread_condattr_t attr;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
+        unannounced;           /* of these, have a process whose pid the caller does not know yet */
+    _Atomic size_t unreported; /* run for the application, which does not know that they do */
+    int stuck;                 /* run on the pool, and nobody waits for them any more */
+    bool failing;              /* the last thread for a queue could not be started */
+} exec;
 
 void exec_init(int target, int max, size_t limit, const struct exec_hooks *hooks) {
-    exec.hooks = *hooks;
-    exec.target = target;
-    exec.max = max < target ? target : max;
+    exec.hold = hooks->hold;
     exec.limit = limit;
-    exec.growth = 1;
-    exec_cond_init(&exec.ended);
+    pool_init(target, max, hooks);
+}
+
+int exec_stuck_locked(void) {
+    return exec.stuck;
 }
 
 size_t exec_ready(void) {
@@ -72,6 +48,10 @@ size_t exec_queued(void) {
 
 size_t exec_unannounced(void) {
     return atomic_load_explicit(&exec.unannounced, memory_order_relaxed);
+}
+
+size_t exec_unreported(void) {
+    return atomic_load_explicit(&exec.unreported, memory_order_relaxed);
 }
 
 size_t exec_load(void) {
@@ -104,80 +84,98 @@ static void exec_row_remove(struct request *r) {
         atomic_fetch_sub_explicit(&exec.ready, 1, memory_order_relaxed);
 }
 
-/* The table: every request that has not ended, by the reference that cancels it. */
-
-static struct request **exec_bucket(struct slice ref) {
-    uint32_t h = 2166136261u;
-    size_t from = ref.len > 20 ? ref.len - 20 : 0; /* its numbers; the node name before is alike */
-
-    for (size_t i = from; i < ref.len; i++)
-        h = (h ^ ref.data[i]) * 16777619u;
-    return &exec.table[(h ^ h >> 15) & (EXEC_TABLE - 1)];
-}
-
-/* What cannot be cancelled by a reference is spread by its address: thousands of casts in one
- * bucket would make each removal a walk through all of them. */
-static struct request **exec_bucket_of(const struct request *r) {
-    return r->ref.len > 0 ? exec_bucket(r->ref)
-                          : exec_bucket((struct slice){(const uint8_t *)&r, sizeof r});
-}
-
-static void exec_table_add(struct request *r) {
-    struct request **bucket = exec_bucket_of(r);
-
-    r->table_next = *bucket;
-    *bucket = r;
-    atomic_fetch_add_explicit(&exec.load, 1, memory_order_relaxed);
-}
-
-static void exec_table_remove(struct request *r) {
-    struct request **at = exec_bucket_of(r);
-
-    while (*at != r)
-        at = &(*at)->table_next;
-    *at = r->table_next;
-    atomic_fetch_sub_explicit(&exec.load, 1, memory_order_relaxed);
-}
-
 /* The queue. */
 
 static bool exec_is_unannounced(const struct request *r) {
     return r->pid_id != 0 && !r->announced && !r->answering;
 }
 
+/* Takes r into the queue that it asks for: 0; -1 when there can be no more queues; an errno when
+ * there is no thread for it. */
+static int exec_enqueue_locked(struct request *r) {
+    struct queue *q = r->options.thread ? queues_new() : queues_get(r->options.queue);
+
+    if (!q)
+        return -1;
+    if (!q->worker && pool_start_queue_locked(q) < 0) {
+        queues_free(q);
+        return errno;
+    }
+    r->lane = &q->lane;
+    exec_row_append(&q->lane.waiting, r);
+    pthread_cond_signal(&q->worker->wake);
+    return 0;
+}
+
+/* Puts r where it has to wait: as exec_enqueue_locked(). */
+static int exec_place_locked(struct request *r) {
+    struct exec_lane *lane = r->lane;
+
+    if (r->options.thread || r->options.queue.len > 0)
+        return exec_enqueue_locked(r);
+    if (lane && lane->busy) {
+        exec_row_append(&lane->waiting, r);
+    } else {
+        if (lane)
+            lane->busy = true;
+        exec_row_append(&exec.queue, r);
+    }
+    return 0;
+}
+
+/* Whether that r cannot have its queue has to be said: once, until one can be had. */
+static bool exec_fails_locked(const struct request *r, int error) {
+    bool before = exec.failing;
+
+    if (r->options.thread || r->options.queue.len > 0)
+        exec.failing = error != 0;
+    return error != 0 && !before;
+}
+
 bool exec_push(struct request *r) {
-    bool room;
+    bool room, fails = false;
+    int error = 0;
 
     exec_lock();
-    room = exec_queued() < exec.limit && !exec.stopping;
+    room = exec_queued() < exec.limit && !pool_is_stopping_locked();
     if (room) {
-        struct exec_lane *lane = r->lane;
-
-        exec_table_add(r);
+        error = exec_place_locked(r);
+        fails = exec_fails_locked(r, error);
+        room = error == 0;
+    }
+    if (room) {
+        table_add(r);
+        atomic_fetch_add_explicit(&exec.load, 1, memory_order_relaxed);
         exec.unannounced += exec_is_unannounced(r);
         atomic_fetch_add_explicit(&exec.queued, 1, memory_order_relaxed);
-        if (lane && lane->busy) {
-            exec_row_append(&lane->waiting, r);
-        } else {
-            if (lane)
-                lane->busy = true;
-            exec_row_append(&exec.queue, r);
-        }
     }
     exec_unlock();
+    if (fails)
+        log_warning("exec: cannot start a thread for a queue: %s",
+                    error < 0 ? "there are as many as may be" : strerror(error));
     return room;
+}
+
+/* The request that w takes next, or NULL. */
+static struct request *exec_next_locked(const struct exec_worker *w) {
+    struct request *r;
+
+    if (w->queue)
+        return w->queue->ending ? NULL : w->queue->lane.waiting.head;
+    while ((r = exec.queue.head) && !r->lane && exec.hold && exec.hold(r)) {
+        exec_row_remove(r);
+        exec_row_append(&exec.held, r);
+    }
+    return r;
 }
 
 struct request *exec_pop(struct exec_worker *w) {
     struct request *r;
 
-    if (exec_ready() == 0)
+    if (!w->queue && exec_ready() == 0)
         return NULL;
     exec_lock();
-    while ((r = exec.queue.head) && !r->lane && exec.hooks.hold && exec.hooks.hold(r)) {
-        exec_row_remove(r);
-        exec_row_append(&exec.held, r);
-    }
+    r = exec_next_locked(w);
     if (r) {
         exec_row_remove(r);
         atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
@@ -185,9 +183,18 @@ struct request *exec_pop(struct exec_worker *w) {
         w->since = clock_now();
         w->seen = 0;
         w->blocked = false;
+        exec.unreported += r->kind == REQUEST_APP_CALL;
     }
     exec_unlock();
     return r;
+}
+
+bool exec_report_locked(struct request *r) {
+    if (r->kind != REQUEST_APP_CALL || r->reported || r->answering)
+        return false;
+    r->reported = true;
+    exec.unreported--;
+    return true;
 }
 
 void exec_release(const struct conn *conn) {
@@ -210,6 +217,7 @@ bool exec_claim(struct request *r) {
     exec_lock();
     wanted = !r->abandoned;
     exec.unannounced -= exec_is_unannounced(r);
+    exec.unreported -= r->kind == REQUEST_APP_CALL && !r->reported;
     r->answering = true;
     exec_unlock();
     return wanted;
@@ -220,7 +228,7 @@ static void exec_lane_next(struct request *r) {
     struct exec_lane *lane = r->lane;
     struct request *next;
 
-    if (!lane)
+    if (!lane || lane->queue)
         return;
     next = lane->waiting.head;
     if (!next) {
@@ -231,12 +239,28 @@ static void exec_lane_next(struct request *r) {
     exec_row_append(&exec.queue, next);
 }
 
+static void exec_forget_locked(struct request *r) {
+    table_remove(r);
+    atomic_fetch_sub_explicit(&exec.load, 1, memory_order_relaxed);
+}
+
 void exec_finish(struct exec_worker *w, struct request *r) {
     exec_lock();
-    exec_table_remove(r);
+    exec_forget_locked(r);
     exec_lane_next(r);
+    exec.stuck -= r->abandoned && !w->queue;
     w->current = NULL;
     exec_unlock();
+}
+
+/* Cancelling. */
+
+/* Nobody waits for r any more. */
+static void exec_abandon_locked(struct request *r) {
+    bool pool = !r->row && !(r->lane && r->lane->queue); /* one of its threads runs it */
+
+    exec.stuck += pool && !r->abandoned;
+    r->abandoned = true;
 }
 
 /* Takes a request that waits out of everything. */
@@ -245,58 +269,114 @@ static void exec_withdraw(struct request *r) {
 
     exec.unannounced -= exec_is_unannounced(r);
     exec_row_remove(r);
-    exec_table_remove(r);
+    exec_forget_locked(r);
     atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
     if (in_queue)
         exec_lane_next(r);
 }
 
 struct request *exec_cancel(const struct conn *conn, struct slice ref) {
-    struct request *found = NULL;
+    struct request *r;
 
     if (exec_load() == 0)
         return NULL;
     exec_lock();
-    for (struct request *r = *exec_bucket(ref); r; r = r->table_next) {
-        if (r->conn != conn || !slice_equal(r->ref, ref))
+    r = table_find(conn, ref);
+    if (r)
+        exec_abandon_locked(r);
+    if (r && r->row)
+        exec_withdraw(r);
+    else
+        r = NULL;
+    exec_unlock();
+    return r;
+}
+
+struct request *exec_cancel_conn(const struct conn *conn) {
+    struct request *found = NULL, *r;
+    struct table_walk walk = {0};
+
+    exec_lock();
+    while ((r = table_step(&walk))) {
+        if (r->conn != conn)
             continue;
-        r->abandoned = true;
+        exec_abandon_locked(r);
         if (r->row) {
             exec_withdraw(r);
+            r->next = found;
             found = r;
         }
-        break;
     }
     exec_unlock();
     return found;
 }
 
-struct request *exec_cancel_conn(const struct conn *conn) {
-    struct request *found = NULL, *next;
+/* Has r's worker interrupted: whether a thread has to be started for that. */
+static bool exec_mark_locked(struct request *r) {
+    r->interrupt = true;
+    return pool_needs_interrupter_locked();
+}
+
+enum exec_cancelled exec_interrupt(const struct conn *conn, struct slice ref,
+                                   struct request **waiting) {
+    enum exec_cancelled result = EXEC_NOT_FOUND;
+    struct request *r;
+    bool start = false;
+
+    *waiting = NULL;
+    if (exec_load() == 0)
+        return result;
+    exec_lock();
+    r = table_find(conn, ref);
+    if (r && !r->answering) {
+        exec_abandon_locked(r);
+        if (r->row) {
+            exec_withdraw(r);
+            *waiting = r;
+            result = EXEC_WITHDRAWN;
+        } else {
+            start = exec_mark_locked(r);
+            result = EXEC_INTERRUPTED;
+        }
+    }
+    exec_unlock();
+    if (start)
+        pool_start_interrupter();
+    return result;
+}
+
+struct request *exec_drop_queue(struct slice name, bool *runs) {
+    struct request *found = NULL, *r;
+    struct queue *q;
+    bool start;
 
     exec_lock();
-    for (int i = 0; i < EXEC_TABLE; i++)
-        for (struct request *r = exec.table[i]; r; r = next) {
-            next = r->table_next;
-            if (r->conn != conn)
-                continue;
-            r->abandoned = true;
-            if (r->row) {
-                exec_withdraw(r);
-                r->next = found;
-                found = r;
-            }
-        }
+    q = queues_find(name);
+    while (q && (r = q->lane.waiting.tail)) {
+        exec_withdraw(r);
+        r->next = found;
+        found = r;
+    }
+    r = q && q->worker ? q->worker->current : NULL;
+    start = r && !r->answering && exec_mark_locked(r);
+    *runs = r != NULL;
+    if (q && q->worker) { /* which frees it */
+        queues_unname(q);
+        pthread_cond_signal(&q->worker->wake);
+    } else if (q) {
+        queues_free(q);
+    }
     exec_unlock();
+    if (start)
+        pool_start_interrupter();
     return found;
 }
 
-static struct request *exec_find_pid_locked(uint32_t id, uint32_t serial) {
-    for (int i = 0; i < EXEC_TABLE; i++)
-        for (struct request *r = exec.table[i]; r; r = r->table_next)
-            if (r->pid_id == id && r->pid_serial == serial && id != 0)
-                return r;
-    return NULL;
+void exec_end_queue(struct exec_worker *w) {
+    exec_lock();
+    if (w->queue)
+        w->queue->ending = true;
+    exec_unlock();
 }
 
 bool exec_alive(uint32_t id, uint32_t serial) {
@@ -304,7 +384,7 @@ bool exec_alive(uint32_t id, uint32_t serial) {
     bool alive;
 
     exec_lock();
-    r = exec_find_pid_locked(id, serial);
+    r = table_find_pid(id, serial);
     alive = r && !r->abandoned;
     exec_unlock();
     return alive;
@@ -315,9 +395,9 @@ struct request *exec_exit(uint32_t id, uint32_t serial, struct slice reason, exe
     struct buf out = {0};
 
     exec_lock();
-    r = exec_find_pid_locked(id, serial);
+    r = table_find_pid(id, serial);
     if (r && !r->abandoned && !r->answering) {
-        r->abandoned = true;
+        exec_abandon_locked(r);
         exec.unannounced -= exec_is_unannounced(r);
         answer_exit(r, &out, reason);
         put(r, &out);
@@ -332,263 +412,21 @@ struct request *exec_exit(uint32_t id, uint32_t serial, struct slice reason, exe
 }
 
 void exec_announce(exec_put_cb *put) {
+    struct table_walk walk = {0};
     struct buf out = {0};
+    struct request *r;
 
     if (exec_load() == 0)
         return;
     exec_lock();
-    for (int i = 0; i < EXEC_TABLE && exec.unannounced > 0; i++)
-        for (struct request *r = exec.table[i]; r; r = r->table_next) {
-            if (!exec_is_unannounced(r))
-                continue;
-            exec.unannounced--;
-            answer_announce(r, &out);
-            put(r, &out);
-            out.len = 0;
-        }
+    while (exec.unannounced > 0 && (r = table_step(&walk))) {
+        if (!exec_is_unannounced(r))
+            continue;
+        exec.unannounced--;
+        answer_announce(r, &out);
+        put(r, &out);
+        out.len = 0;
+    }
     exec_unlock();
     buf_done(&out);
-}
-
-/* The pool. */
-
-static void exec_deadline(struct timespec *t, double seconds) {
-    int64_t ns;
-
-    clock_gettime(CLOCK_MONOTONIC, t);
-    ns = t->tv_nsec + (int64_t)(seconds * 1e9);
-    t->tv_sec += ns / 1000000000;
-    t->tv_nsec = ns % 1000000000;
-}
-
-static void exec_idle_remove(struct exec_worker *w) {
-    struct exec_worker **at = &exec.idle;
-
-    while (*at != w)
-        at = &(*at)->idle_next;
-    *at = w->idle_next;
-    exec.n_idle--;
-}
-
-/* Sleeps until there may be work: false when the thread is to end. The latest to go to sleep is
- * the first to be woken, so that those nobody needs can leave. */
-static bool exec_sleep(struct exec_worker *w) {
-    struct timespec until;
-    bool stay = true;
-
-    exec_lock();
-    if (exec.queue.head && !exec.stopping) {
-        exec_unlock();
-        return true;
-    }
-    atomic_store(&w->state, EXEC_IDLE);
-    w->woken = false;
-    w->idle_next = exec.idle;
-    exec.idle = w;
-    exec.n_idle++;
-    exec_deadline(&until, EXEC_IDLE_SECONDS);
-    while (!w->woken && !exec.stopping) {
-        if (exec.n_workers <= exec.target) {
-            pthread_cond_wait(&w->wake, &exec.lock);
-        } else if (pthread_cond_timedwait(&w->wake, &exec.lock, &until) == ETIMEDOUT && !w->woken) {
-            stay = exec.n_workers <= exec.target;
-            break;
-        }
-    }
-    if (!w->woken)
-        exec_idle_remove(w);
-    stay = stay && !exec.stopping;
-    if (!stay) {
-        exec.n_workers--; /* at once, so that no other leaves for the same reason */
-        w->current = NULL;
-    }
-    exec_unlock();
-    return stay;
-}
-
-static void exec_forget(struct exec_worker *w, bool counted) {
-    struct exec_worker **at = &exec.workers;
-
-    exec_lock();
-    while (*at != w)
-        at = &(*at)->next;
-    *at = w->next;
-    if (counted)
-        exec.n_workers--;
-    pthread_cond_broadcast(&exec.ended);
-    exec_unlock();
-    pthread_cond_destroy(&w->wake);
-    buf_done(&w->out);
-    free(w);
-}
-
-static void *exec_main(void *arg) {
-    struct exec_worker *w = arg;
-    bool new = w->number <= (uint32_t)exec.target; /* nobody leads before one of these has */
-
-    exec.hooks.start(w);
-    for (;; new = false) {
-        if (exec_ready() > 0 && !new) {
-            atomic_store(&w->state, EXEC_ENTERING);
-            exec.hooks.serve(w);
-        }
-        atomic_store(&w->state, EXEC_LEADING);
-        if (!exec.hooks.lead(w) && !exec_sleep(w))
-            break;
-    }
-    exec.hooks.stop(w);
-    exec_forget(w, false);
-    return NULL;
-}
-
-static uint32_t exec_free_number_locked(void) {
-    for (uint32_t n = 1;; n++) {
-        struct exec_worker *w = exec.workers;
-
-        while (w && w->number != n)
-            w = w->next;
-        if (!w)
-            return n;
-    }
-}
-
-/* Starts one more thread: 0, or -1 with errno. */
-static int exec_spawn(void) {
-    struct exec_worker *w = xcalloc(1, sizeof *w);
-    pthread_attr_t attr;
-    int error;
-
-    exec_cond_init(&w->wake);
-    atomic_store(&w->state, EXEC_ENTERING);
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    exec_lock();
-    w->number = exec_free_number_locked();
-    w->next = exec.workers;
-    exec.workers = w;
-    exec.n_workers++;
-    error = pthread_create(&w->thread, &attr, exec_main, w);
-    exec_unlock();
-    pthread_attr_destroy(&attr);
-    if (error) {
-        exec_forget(w, true);
-        errno = error;
-        return -1;
-    }
-    return 0;
-}
-
-int exec_start(void) {
-    for (int i = 0; i < exec.target; i++)
-        if (exec_spawn() < 0)
-            return -1;
-    return 0;
-}
-
-void exec_stop_begin(void) {
-    exec_lock();
-    exec.stopping = true;
-    for (struct exec_worker *w = exec.idle; w; w = w->idle_next)
-        pthread_cond_signal(&w->wake);
-    exec_unlock();
-}
-
-bool exec_stop_wait(double seconds) {
-    struct timespec until;
-    bool all;
-
-    exec_deadline(&until, seconds);
-    exec_lock();
-    while (exec.workers)
-        if (pthread_cond_timedwait(&exec.ended, &exec.lock, &until) == ETIMEDOUT)
-            break;
-    all = !exec.workers;
-    exec_unlock();
-    return all;
-}
-
-/* Looks whether a busy worker has used the processor since the last look. */
-static void exec_look(struct exec_worker *w, int64_t now) {
-    struct timespec t;
-    clockid_t clock;
-    int64_t cpu;
-
-    if (w->seen && now - w->seen < EXEC_LOOK_NS)
-        return;
-    if (pthread_getcpuclockid(w->thread, &clock) != 0 || clock_gettime(clock, &t) < 0)
-        return;
-    cpu = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-    w->blocked = w->seen && (cpu - w->cpu_seen) * EXEC_BUSY_SHARE < now - w->seen;
-    w->seen = now;
-    w->cpu_seen = cpu;
-}
-
-/* Counts who runs; whether a thread is there that will take the next request by itself. */
-static bool exec_survey_locked(int64_t now, int *running) {
-    *running = 0;
-    for (struct exec_worker *w = exec.workers; w; w = w->next) {
-        switch (atomic_load(&w->state)) {
-        case EXEC_LEADING:
-        case EXEC_ENTERING:
-            return true;
-        case EXEC_RUNNING:
-            exec_look(w, now);
-            *running += !w->blocked;
-            break;
-        default:
-            break;
-        }
-        if (*running >= exec.target)
-            return true;
-    }
-    return false;
-}
-
-void exec_supervise(int64_t now) {
-    int running, wanted, spawn = 0;
-
-    exec_lock();
-    if (!exec.queue.head || exec.stopping) {
-        exec.growth = 1;
-    } else if (!exec_survey_locked(now, &running)) {
-        for (wanted = exec.growth; wanted > 0 && exec.idle; wanted--) {
-            struct exec_worker *w = exec.idle;
-
-            exec_idle_remove(w);
-            w->woken = true;
-            atomic_store(&w->state, EXEC_ENTERING);
-            pthread_cond_signal(&w->wake);
-        }
-        if (wanted > 0 && exec.n_workers < exec.max)
-            spawn = wanted < exec.max - exec.n_workers ? wanted : exec.max - exec.n_workers;
-        if ((size_t)spawn > exec_queued())
-            spawn = (int)exec_queued();
-        if (exec.growth < EXEC_GROWTH_MAX)
-            exec.growth *= 2;
-    }
-    exec_unlock();
-    for (; spawn > 0; spawn--)
-        if (exec_spawn() < 0) {
-            log_warning("exec: cannot start another thread: %s", strerror(errno));
-            break;
-        }
-}
-
-void exec_read_numbers(struct exec_numbers *n) {
-    exec_lock();
-    *n = (struct exec_numbers){.workers = exec.n_workers, .idle = exec.n_idle};
-    n->queued = exec_queued();
-    for (struct exec_worker *w = exec.workers; w; w = w->next)
-        if (w->current) {
-            n->running++;
-            n->blocked += w->blocked;
-        }
-    exec_unlock();
-}
-
-void exec_list(exec_list_cb *fn, void *arg) {
-    exec_lock();
-    for (struct exec_worker *w = exec.workers; w; w = w->next)
-        fn(arg, w);
-    exec_unlock();
 }

@@ -1,10 +1,9 @@
-/* exec.h - the bounded queue of requests and the pool of threads that serve it.
+/* exec.h - the bounded queue of requests: what waits, what runs, what is cancelled.
  *
- * Any thread pushes and cancels; workers pop. What a worker does with a request, and what
- * Python is, exec does not know: the functions in struct exec_hooks do. The pool holds `target`
- * threads; while those are blocked and requests wait, the io thread's looks (exec_supervise)
- * let it grow up to `max`, and threads idle for a while leave again. One lock guards all here;
- * inside it only an outbox's lock is taken. No GIL.
+ * Any thread pushes and cancels; workers, the threads of pool.h, pop. What a worker does with a
+ * request, and what Python is, exec does not know: the functions in struct exec_hooks do. A
+ * request may ask for a queue (queues.h), whose thread serves nothing else. One lock guards all
+ * here, in pool, in queues and in table; inside it only an outbox's lock is taken. No GIL.
  */
 #ifndef PYNODE_EXEC_H
 #define PYNODE_EXEC_H
@@ -22,7 +21,8 @@ struct exec_row {
 /* Requests of one lane run one after another, in the order of their arrival. */
 struct exec_lane {
     struct exec_row waiting;
-    bool busy;
+    bool busy;           /* one of them is in the queue or runs */
+    struct queue *queue; /* whose thread alone serves it, instead of that; or NULL */
 };
 
 enum exec_state {
@@ -38,8 +38,10 @@ struct exec_worker {
     uint32_t number;               /* from 1: the smallest free one; its name as a leader */
     _Atomic int state;
     pthread_t thread;
+    unsigned long python_id; /* the thread's name in Python: the hooks' own */
     pthread_cond_t wake;
     bool woken;
+    struct queue *queue;     /* the only one that it serves; NULL: it is of the pool */
     struct request *current; /* what it runs */
     int64_t since;           /* and since when: monotonic, ns */
     int64_t seen, cpu_seen;  /* the last look at its processor time */
@@ -55,11 +57,7 @@ struct exec_hooks {
     bool (*lead)(struct exec_worker *w);  /* leads until work is queued; false: cannot lead */
     void (*stop)(struct exec_worker *w);
     bool (*hold)(const struct request *r); /* keep it back until exec_release(); under the lock */
-};
-
-struct exec_numbers {
-    int workers, idle, running, blocked;
-    size_t queued;
+    void (*interrupt)(void);               /* enters Python and calls pool_each_interrupt() */
 };
 
 /* Puts frames into the connection of r. Called under the lock. */
@@ -67,15 +65,8 @@ typedef void exec_put_cb(struct request *r, struct buf *out);
 
 void exec_init(int target, int max, size_t limit, const struct exec_hooks *hooks);
 
-/* Starts the first workers: 0, or -1 with errno. */
-int exec_start(void);
-
-/* Ends the workers that are not in Python, and waits up to seconds: whether all have ended. In
- * between the leader has to be woken (io_stop). */
-void exec_stop_begin(void);
-bool exec_stop_wait(double seconds);
-
-/* Takes r; false, and r stays the caller's, when the queue is full. */
+/* Takes r, into the queue that its options ask for, if they do; false, and r stays the caller's,
+ * when there is no room, or no thread for a queue. */
 bool exec_push(struct request *r);
 
 /* The worker's next request, or NULL. The worker runs it, asks exec_claim() whether its answer
@@ -93,6 +84,20 @@ void exec_release(const struct conn *conn);
 struct request *exec_cancel(const struct conn *conn, struct slice ref);
 struct request *exec_cancel_conn(const struct conn *conn);
 
+/* The same, but what runs is interrupted, too, unless it has ended and only its answer is under
+ * way: that is not found. A withdrawn request is returned by *waiting. */
+enum exec_cancelled { EXEC_NOT_FOUND, EXEC_WITHDRAWN, EXEC_INTERRUPTED };
+enum exec_cancelled exec_interrupt(const struct conn *conn, struct slice ref,
+                                   struct request **waiting);
+
+/* The thread of w's queue ends with the request that w runs; a new one serves what comes after. */
+void exec_end_queue(struct exec_worker *w);
+
+/* Takes out what waits in the queue of that name: a list by next, in its order. What runs is
+ * interrupted (*runs says whether something does), and its thread then ends; what comes after goes
+ * to a new queue and does not wait for it. */
+struct request *exec_drop_queue(struct slice name, bool *runs);
+
 /* Tells the process (id, serial) to exit: its watchers get reason, the rest as exec_cancel.
  * exec_alive() says whether there is such a process. */
 struct request *exec_exit(uint32_t id, uint32_t serial, struct slice reason, exec_put_cb *put);
@@ -104,8 +109,8 @@ void exec_announce(exec_put_cb *put);
 /* How many of them there are; without the lock. */
 size_t exec_unannounced(void);
 
-/* One look by the io thread: adds threads when requests wait and the others are blocked. */
-void exec_supervise(int64_t now);
+/* How many requests of the application run that it has not been told of (pool_report()). */
+size_t exec_unreported(void);
 
 /* Requests that a worker could take now; those that wait, behind others of their lane, too; and
  * those that have not ended. Without the lock. */
@@ -113,10 +118,19 @@ size_t exec_ready(void);
 size_t exec_queued(void);
 size_t exec_load(void);
 
-void exec_read_numbers(struct exec_numbers *n);
+/* For pool: the lock, and how many of its threads run what nobody waits for any more. */
+extern pthread_mutex_t exec_mutex;
+int exec_stuck_locked(void);
 
-/* Calls fn for each worker, under the lock. */
-typedef void exec_list_cb(void *arg, const struct exec_worker *w);
-void exec_list(exec_list_cb *fn, void *arg);
+/* r runs: whether the application is to be told, which it is once. */
+bool exec_report_locked(struct request *r);
+
+static inline void exec_lock(void) {
+    pthread_mutex_lock(&exec_mutex);
+}
+
+static inline void exec_unlock(void) {
+    pthread_mutex_unlock(&exec_mutex);
+}
 
 #endif

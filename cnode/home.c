@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "home.h"
+#include "connect.h"
 #include "control.h"
 #include "exec.h"
 #include "io.h"
@@ -9,40 +10,63 @@
 #include "route.h"
 #include "stats.h"
 
+#include <stdlib.h>
+
+struct home {
+    struct home *next;
+    struct conn *conn; /* counted */
+    struct slice pid;  /* into bytes */
+    uint8_t bytes[];
+};
+
 static struct {
     void (*attached)(void);
     pthread_mutex_t lock; /* guards all below */
-    struct conn *reader;  /* of the log: the connection whose home it goes to; counted */
-} home = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    struct home *list;    /* the one attached first is the first */
+} homes = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void home_init(void (*attached)(void)) {
-    home.attached = attached;
+    homes.attached = attached;
 }
 
-/* The log goes to c from now on, unless it has a reader. */
-static void home_set_reader(struct conn *c) {
+/* Takes c's home out of the list, if it is pid or pid is empty: whether it was there. */
+static bool home_remove(const struct conn *c, struct slice pid) {
+    struct home **at = &homes.list, *found;
+
+    pthread_mutex_lock(&homes.lock);
+    while (*at && ((*at)->conn != c || (pid.len > 0 && !slice_equal((*at)->pid, pid))))
+        at = &(*at)->next;
+    found = *at;
+    if (found)
+        *at = found->next;
+    pthread_mutex_unlock(&homes.lock);
+    if (!found)
+        return false;
+    conn_unref(found->conn);
+    free(found);
+    return true;
+}
+
+/* A connection has one home: a later one takes the place of that before. */
+static void home_add(struct conn *c, struct slice pid) {
+    struct home *h = xmalloc(sizeof *h + pid.len), **at = &homes.list;
     bool first;
 
-    pthread_mutex_lock(&home.lock);
-    first = !home.reader;
-    if (first)
-        home.reader = conn_ref(c);
-    pthread_mutex_unlock(&home.lock);
-    if (first && home.attached)
-        home.attached();
+    *h = (struct home){.conn = conn_ref(c), .pid = {h->bytes, pid.len}};
+    memcpy(h->bytes, pid.data, pid.len);
+    home_remove(c, (struct slice){0});
+    pthread_mutex_lock(&homes.lock);
+    first = !homes.list;
+    while (*at)
+        at = &(*at)->next;
+    *at = h;
+    pthread_mutex_unlock(&homes.lock);
+    if (first && homes.attached)
+        homes.attached();
 }
 
 void home_closed(struct conn *c) {
-    struct conn *reader = NULL;
-
-    pthread_mutex_lock(&home.lock);
-    if (home.reader == c) {
-        reader = home.reader;
-        home.reader = NULL;
-    }
-    pthread_mutex_unlock(&home.lock);
-    if (reader)
-        conn_unref(reader);
+    home_remove(c, (struct slice){0});
 }
 
 /* {attach, Home} */
@@ -63,14 +87,17 @@ static void home_attach(struct conn *c, struct slice pid) {
         outbox_put_buf(&c->out, &out);
     buf_done(&out);
     log_info("home %s: attached", c->peer);
-    home_set_reader(c);
+    home_add(c, pid);
 }
 
-static void home_detach(struct conn *c) {
+/* {detach, Home}; another one may have taken its place before. */
+static void home_detach(struct conn *c, struct slice pid) {
     struct buf none = {0};
 
+    if (!home_remove(c, pid))
+        return;
     outbox_set_home(&c->out, &none);
-    home_closed(c);
+    connect_lost(c->peer);
     log_info("home %s: detached", c->peer);
 }
 
@@ -98,13 +125,21 @@ void home_put_started(struct conn *c, struct slice ref) {
     home_put_event(c, "started", ref);
 }
 
-bool home_log(struct buf *item) {
+struct conn *home_conn(struct conn *wanted) {
     struct conn *c;
+
+    if (wanted && outbox_gathers(&wanted->out))
+        return conn_ref(wanted);
+    pthread_mutex_lock(&homes.lock);
+    c = homes.list ? conn_ref(homes.list->conn) : NULL;
+    pthread_mutex_unlock(&homes.lock);
+    return c;
+}
+
+bool home_log(struct buf *item) {
+    struct conn *c = home_conn(NULL);
     bool taken = false;
 
-    pthread_mutex_lock(&home.lock);
-    c = home.reader ? conn_ref(home.reader) : NULL;
-    pthread_mutex_unlock(&home.lock);
     if (c && atomic_load_explicit(&c->out.bytes, memory_order_relaxed) <= CONN_LOW)
         taken = outbox_gather(&c->out, item);
     if (taken) {
@@ -135,7 +170,7 @@ static bool home_command(struct conn *c, struct slice message) {
     if (etf_atom_is(verb, "attach") && what.data[0] == ETF_NEW_PID)
         home_attach(c, what);
     else if (etf_atom_is(verb, "detach"))
-        home_detach(c);
+        home_detach(c, what);
     else if (etf_atom_is(verb, "cancel") && what.data[0] == ETF_NEWER_REF)
         home_cancel(c, what);
     else if (etf_atom_is(verb, "drop_queue"))

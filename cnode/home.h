@@ -23,6 +23,10 @@ void home_closed(struct conn *c);
 void home_put_ended(struct conn *c, struct slice ref);
 void home_put_started(struct conn *c, struct slice ref);
 
+/* The connection to call Erlang over, counted: wanted if it has a home, else that of the first home;
+ * NULL if there is none. */
+struct conn *home_conn(struct conn *wanted);
+
 /* Gives one encoded item to the home that was attached first, and wakes who writes it: false, and
  * it is dropped, when there is none or too much waits for it already. Empties item. */
 bool home_log(struct buf *item);

@@ -3,8 +3,10 @@
 
 #include "io.h"
 #include "exec.h"
+#include "home.h"
 #include "leader.h"
 #include "log.h"
+#include "pool.h"
 #include "route.h"
 #include "stats.h"
 #include "wake.h"
@@ -28,7 +30,7 @@ enum {
     IO_TURNS = 4,       /* every so many looks one at all, the others at the hot connection */
     IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
     IO_QUIET_NAPS = 16, /* naps without traffic, after which the io thread sleeps */
-    IO_WAITING_MS = 1,  /* between looks at the pool while requests wait */
+    IO_WAITING_MS = 1,  /* between looks at the pool while there is something to see to */
     IO_ROOM_MS = 1000,  /* between looks whether somebody else has made room in an outbox */
 };
 
@@ -510,6 +512,24 @@ static void io_leave(void) {
     }
 }
 
+static void io_tell_started(const struct request *r) {
+    home_put_started(r->conn, r->ref);
+}
+
+/* Tells the callers what they have to know of requests that wait or run: in how many milliseconds
+ * there may be more to tell, or -1. */
+static int io_tell(void) {
+    bool told = exec_unannounced() > 0;
+
+    if (told)
+        exec_announce(route_put);
+    if (exec_unreported() > 0 && pool_report(clock_now(), io_tell_started) > 0)
+        told = true;
+    if (told)
+        io_flush_all();
+    return exec_unreported() > 0 ? IO_WAITING_MS : -1;
+}
+
 /* Becomes the leader again after serving, or takes the lead from an io thread that only waits. */
 static bool io_take_lead(uint32_t me) {
     uint64_t word;
@@ -526,13 +546,9 @@ bool io_lead(uint32_t me) {
         return false;
     io.traffic = clock_now(); /* answers have just left: the next requests may be on their way */
     while (exec_ready() == 0 && !atomic_load(&io.stopping)) {
-        int n;
+        int again = io_tell(), n; /* another worker may have taken one of this leader's requests */
 
-        if (exec_unannounced() > 0) { /* another worker has taken one of this leader's requests */
-            exec_announce(route_put);
-            io_flush_all();
-        }
-        if (!io_spin() && !io_wait(me, -1, &n))
+        if (!io_spin() && !io_wait(me, again, &n))
             return false;
     }
     io_leave();
@@ -542,23 +558,22 @@ bool io_lead(uint32_t me) {
 /* The io thread leads as long as every worker is in Python or asleep. */
 static void io_stand_in(void) {
     bool leads;
+
     stats_add(STATS_LEAD_TAKEN, 1);
-    exec_announce(route_put);
     io_flush_all();
     while (!atomic_load(&io.stopping)) {
-        size_t before = exec_ready();
-        int n;
+        int again = io_tell(), n;
 
-        exec_supervise(clock_now());
+        if (exec_ready() > 0)
+            again = IO_WAITING_MS;
+        pool_supervise(clock_now());
         atomic_store(&io.standing, true);
-        leads = io_wait(LEADER_IO, before > 0 ? IO_WAITING_MS : -1, &n);
+        leads = io_wait(LEADER_IO, again, &n);
         atomic_store(&io.standing, false);
         if (!leads)
             return;
-        if (n > 0 && exec_load() > 0) {
-            exec_announce(route_put);
+        if (n > 0)
             io_flush_all();
-        }
     }
     io_leave();
 }

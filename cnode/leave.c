@@ -2,7 +2,7 @@
 #include "config.h"
 
 #include "leave.h"
-#include "exec.h"
+#include "pool.h"
 #include "io.h"
 #include "log.h"
 #include "node.h"
@@ -125,9 +125,9 @@ bool leave_stop(void) {
         return leave.all_ended;
     leave.stopped = true;
     node_unpublish();
-    exec_stop_begin();
+    pool_stop_begin();
     io_stop();
-    leave.all_ended = exec_stop_wait(LEAVE_STOP_SECONDS);
+    leave.all_ended = pool_stop_wait(LEAVE_STOP_SECONDS);
     log_info("node: stopped");
     return leave.all_ended;
 }

@@ -36,6 +36,7 @@ static int log_fd = STDERR_FILENO;
 static char *log_path; /* NULL: stderr */
 
 static const char *const log_level_names[] = {"debug", "info", "warning", "error"};
+static const char *const log_priorities[] = {"<7>", "<6>", "<4>", "<3>"};
 
 /* A log may name peers and arguments, so it is not for everybody's eyes. */
 static int log_open_file(const char *path) {
@@ -137,12 +138,12 @@ static bool log_is_control(const unsigned char *p) {
     return p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0);
 }
 
-/* Adds a control character: a space in text, so that an event stays one line; \uXXXX in JSON. */
+/* Adds a control character: a space, so that an event stays one line; \uXXXX in JSON. */
 static void log_put_control(struct log_line *l, const unsigned char *p) {
     unsigned code = p[0] == 0xc2 ? p[1] : p[0];
     char escape[8];
 
-    if (log_format == LOG_FORMAT_TEXT) {
+    if (log_format != LOG_FORMAT_JSON) {
         log_puts(l, " ");
     } else if (code == '\n') {
         log_puts(l, "\\n");
@@ -197,6 +198,22 @@ static void log_put_time(struct log_line *l) {
     log_puts(l, text);
 }
 
+/* Adds what stands before the text: when it was, and how bad. */
+static void log_put_head(struct log_line *l, enum log_level level) {
+    bool json = log_format == LOG_FORMAT_JSON;
+
+    if (log_format == LOG_FORMAT_JOURNAL) {
+        log_puts(l, log_priorities[level]);
+        return;
+    }
+    if (json)
+        log_puts(l, "{\"time\":\"");
+    log_put_time(l);
+    log_puts(l, json ? "\",\"level\":\"" : " ");
+    log_puts(l, log_level_names[level]);
+    log_puts(l, json ? "\",\"event\":\"" : " ");
+}
+
 /* Makes the line and writes it with one write(2). The text buffer is as long as a line, and
  * each of its bytes becomes at least one: the line is full before a cut text ends. */
 static void log_write(int fd, enum log_level level, const char *fmt, va_list ap) {
@@ -208,12 +225,7 @@ static void log_write(int fd, enum log_level level, const char *fmt, va_list ap)
     l.len = 0;
     l.full = false;
     vsnprintf(text, sizeof text, fmt, ap);
-    if (json)
-        log_puts(&l, "{\"time\":\"");
-    log_put_time(&l);
-    log_puts(&l, json ? "\",\"level\":\"" : " ");
-    log_puts(&l, log_level_names[level]);
-    log_puts(&l, json ? "\",\"event\":\"" : " ");
+    log_put_head(&l, level);
     log_put_text(&l, text);
     log_close_line(&l, json ? "\"}\n" : "\n");
     while (write(fd, l.data, l.len) < 0 && errno == EINTR)

@@ -7,7 +7,10 @@
 #define PYNODE_LOG_H
 
 enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARNING, LOG_LEVEL_ERROR };
-enum log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
+
+/* JOURNAL lines begin with the priority of sd-daemon(3), "<6>", and have no time: their reader adds
+ * it. */
+enum log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON, LOG_FORMAT_JOURNAL };
 
 /* Lines below level are dropped. path NULL is stderr. 0, or -1 with errno of open(2). */
 int log_open(enum log_level level, enum log_format format, const char *path);

@@ -4,24 +4,30 @@
  *
  *     options   the command line
  *     log       one line an event on stderr
+ *     owner     with --owned, the watch over the standard input
  *     py        the interpreter, its settings, what --import names
  *     node      name, cookie, listening socket; epmd
  *     exec      the threads that run Python
  *     io        the sockets: read by whichever worker leads, or by the io thread
  *     leave     signals; drain; stop
+ *     connect   with --connect, the connections that are kept
  */
 #include "config.h"
 
+#include "connect.h"
 #include "control.h"
-#include "exec.h"
+#include "pool.h"
 #include "handshake.h"
+#include "home.h"
 #include "io.h"
 #include "leave.h"
 #include "log.h"
 #include "node.h"
 #include "options.h"
+#include "owner.h"
 #include "py.h"
 #include "py_arena.h"
+#include "py_log.h"
 #include "py_worker.h"
 #include "report.h"
 #include "route.h"
@@ -60,10 +66,19 @@ static void main_tell_facts(void) {
     control_init(&facts);
 }
 
+/* An owner waits for this line, whatever the level and the file of the log are. */
+static void main_tell_ready(void) {
+    (options.owned ? log_stderr : log_info)(
+        "node %s: ready: port %d, epmd %d, python %s, workers %d", node_name(), node_port(),
+        node_epmd_port(), facts.python, options.workers);
+}
+
 /* Python first, so that all that is imported is there before the first request. */
 static int main_start(const char *program, struct err *e) {
     struct io_settings io = {.accept = handshake_accept, .epmd = node_epmd_lost, .report = report};
 
+    if (options.owned && options.action == OPTIONS_RUN && owner_start(e) < 0)
+        return -1;
     if (node_init(&options, e) < 0)
         return -1;
     request_init(node_name(), node_creation());
@@ -76,6 +91,7 @@ static int main_start(const char *program, struct err *e) {
     if (options.action == OPTIONS_CHECK)
         return 0;
     main_tell_facts();
+    home_init(py_log_attach);
     if (node_listen(&options, e) < 0)
         return -1;
     io.listener = node_listener();
@@ -86,14 +102,14 @@ static int main_start(const char *program, struct err *e) {
     exec_init(options.workers, options.max_workers, (size_t)options.queue_size, &py_worker_hooks);
     if (io_start(e) < 0)
         return -1;
-    if (exec_start() < 0)
+    if (pool_start() < 0)
         return err_set(e, EX_OSERR, "exec: cannot start threads: %s", strerror(errno));
     leave_started();
     if (node_publish(e) < 0)
         return -1;
     control_set_ready();
-    log_info("node %s: ready: port %d, epmd %d, python %s, workers %d", node_name(), node_port(),
-             node_epmd_port(), facts.python, options.workers);
+    main_tell_ready();
+    connect_start(&options.connect);
     return 0;
 }
 

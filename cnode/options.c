@@ -35,6 +35,7 @@ enum {
     OPT_ALLOW = 256,
     OPT_BIND,
     OPT_CHECK_CONFIG,
+    OPT_CONNECT,
     OPT_COOKIE_FILE,
     OPT_DRAIN_TIMEOUT,
     OPT_HELP,
@@ -50,6 +51,7 @@ enum {
     OPT_NAME,
     OPT_NET_TICKTIME,
     OPT_NONE_ATOM,
+    OPT_OWNED,
     OPT_PATH,
     OPT_PORT,
     OPT_QUEUE_SIZE,
@@ -65,6 +67,7 @@ static const struct option options_long[] = {
     {"allow", required_argument, NULL, OPT_ALLOW},
     {"bind", required_argument, NULL, OPT_BIND},
     {"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
+    {"connect", required_argument, NULL, OPT_CONNECT},
     {"cookie-file", required_argument, NULL, OPT_COOKIE_FILE},
     {"drain-timeout", required_argument, NULL, OPT_DRAIN_TIMEOUT},
     {"help", no_argument, NULL, OPT_HELP},
@@ -80,6 +83,7 @@ static const struct option options_long[] = {
     {"name", required_argument, NULL, OPT_NAME},
     {"net-ticktime", required_argument, NULL, OPT_NET_TICKTIME},
     {"none-atom", required_argument, NULL, OPT_NONE_ATOM},
+    {"owned", no_argument, NULL, OPT_OWNED},
     {"path", required_argument, NULL, OPT_PATH},
     {"port", required_argument, NULL, OPT_PORT},
     {"queue-size", required_argument, NULL, OPT_QUEUE_SIZE},
@@ -107,6 +111,7 @@ const char options_help[] =
     "  --port PORT           listen on this port (default: 0, any)\n"
     "  --listen-min PORT, --listen-max PORT\n"
     "                        listen on the first free port of this range (default: any)\n"
+    "  --connect NODE        keep a connection to this Erlang node; repeatable (default: none)\n"
     "  --net-ticktime SEC    drop a peer that is silent for so long (default: 60)\n"
     "  --max-frame SIZE      largest message taken, K, M or G may follow (default: 256M)\n"
     "\n"
@@ -135,10 +140,11 @@ const char options_help[] =
     "Log:\n"
     "  --log-level debug|info|warning|error\n"
     "                        write this and what is worse (default: info)\n"
-    "  --log-format text|json\n"
+    "  --log-format text|json|journal\n"
     "                        (default: text)\n"
     "  --log-file FILE       append to FILE, opened again at SIGHUP (default: standard error)\n"
     "\n"
+    "  --owned               end when the standard input ends (default: stay)\n"
     "  --check-config        check options, cookie, Python and imports, then leave (default: run)\n"
     "  --version             print the version and leave\n"
     "  --help                print this and leave\n"
@@ -281,7 +287,7 @@ static int options_take_word(struct options *o, int opt, const char *option, con
     static const char *const none_atoms[] = {"none", "undefined", "nil", NULL};
     static const char *const unconvertible[] = {"error", "str", NULL};
     static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
-    static const char *const formats[] = {"text", "json", NULL};
+    static const char *const formats[] = {"text", "json", "journal", NULL};
     const char *const *words = opt == OPT_STRINGS         ? strings
                                : opt == OPT_NONE_ATOM     ? none_atoms
                                : opt == OPT_UNCONVERTIBLE ? unconvertible
@@ -366,6 +372,8 @@ static int options_take(struct options *o, struct options_scan *s, int opt, cons
         return options_string(&o->venv, value);
     case OPT_IMPORT:
         return options_append(&o->imports, value);
+    case OPT_CONNECT:
+        return options_append(&o->connect, value);
     case OPT_ALLOW:
         return options_allow(o, value, e);
     case OPT_LOG_FILE:
@@ -433,6 +441,10 @@ static int options_scan(struct options *o, struct options_scan *s, int argc, cha
         }
         if (opt == OPT_CHECK_CONFIG) {
             o->action = OPTIONS_CHECK;
+            continue;
+        }
+        if (opt == OPT_OWNED) {
+            o->owned = true;
             continue;
         }
         if (!*optarg)
@@ -514,6 +526,31 @@ static int options_settle_name(struct options *o, const struct options_scan *s, 
     if (strlen(o->alive) + 1 + strlen(o->host) > OPTIONS_NAME_MAX)
         return err_set(e, EX_USAGE, "--%s: '%.80s...' is longer than %d bytes", option, name,
                        OPTIONS_NAME_MAX);
+    return 0;
+}
+
+/* One of --connect: another node's whole name, of the same kind as our own. */
+static int options_check_connect(const struct options *o, const char *node, struct err *e) {
+    const char *at = strchr(node, '@');
+    char alive[OPTIONS_NAME_MAX + 1];
+
+    if (strlen(node) > OPTIONS_NAME_MAX || !at || !options_valid_host(at + 1))
+        return err_set(e, EX_USAGE, "--connect: '%.80s' is not NAME@HOST", node);
+    snprintf(alive, sizeof alive, "%.*s", (int)(at - node), node);
+    if (!options_valid_alive(alive))
+        return err_set(e, EX_USAGE, "--connect: '%.80s' is not NAME@HOST", node);
+    if (o->long_names != (strpbrk(at + 1, ".:") != NULL))
+        return err_set(e, EX_USAGE, "--connect: '%.80s' has a %s name, this node a %s one", node,
+                       o->long_names ? "short" : "long", o->long_names ? "long" : "short");
+    if (strcmp(alive, o->alive) == 0 && strcmp(at + 1, o->host) == 0)
+        return err_set(e, EX_USAGE, "--connect: '%.80s' is this node", node);
+    return 0;
+}
+
+static int options_settle_connect(const struct options *o, struct err *e) {
+    for (size_t i = 0; i < o->connect.len; i++)
+        if (options_check_connect(o, o->connect.items[i], e) < 0)
+            return -1;
     return 0;
 }
 
@@ -629,9 +666,9 @@ int options_parse(struct options *o, int argc, char **argv, struct err *e) {
         return options_fail(e);
     if (o->action == OPTIONS_HELP || o->action == OPTIONS_VERSION)
         return 0;
-    if (options_settle_name(o, &s, e) < 0 || options_settle_ranges(o, &s, e) < 0 ||
-        options_settle_files(o, e) < 0 || options_check_epmd_port(e) < 0 ||
-        cookie_settle(&o->cookie, s.cookie_file, e) < 0)
+    if (options_settle_name(o, &s, e) < 0 || options_settle_connect(o, e) < 0 ||
+        options_settle_ranges(o, &s, e) < 0 || options_settle_files(o, e) < 0 ||
+        options_check_epmd_port(e) < 0 || cookie_settle(&o->cookie, s.cookie_file, e) < 0)
         return options_fail(e);
     return 0;
 }
@@ -649,6 +686,7 @@ void options_done(struct options *o) {
     free(o->script);
     options_list_done(&o->path);
     options_list_done(&o->imports);
+    options_list_done(&o->connect);
     options_list_done(&o->allow);
     memset(o, 0, sizeof *o);
 }

@@ -26,6 +26,7 @@ struct options {
     char *alive;     /* "py" of py@host */
     char *host;      /* "host" of py@host */
     bool long_names; /* --name, not --sname */
+    bool owned;      /* --owned */
     char *cookie;    /* never logged */
     char *bind;      /* NULL: what host resolves to */
     int listen_min;  /* port range; 0..0: any */
@@ -41,6 +42,7 @@ struct options {
 
     struct options_list path;    /* --path, in order */
     struct options_list imports; /* --import, in order */
+    struct options_list connect; /* --connect, each name@host */
     struct options_list allow;   /* --allow M or M:F; empty: everything is allowed */
     char *venv;                  /* NULL: none */
     bool strings_as_bytes;       /* --strings bytes */

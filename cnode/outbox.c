@@ -152,6 +152,15 @@ void outbox_set_home(struct outbox *o, struct buf *begin) {
     *begin = (struct buf){0};
 }
 
+bool outbox_gathers(struct outbox *o) {
+    bool gathers;
+
+    pthread_mutex_lock(&o->lock);
+    gathers = o->home.len > 0;
+    pthread_mutex_unlock(&o->lock);
+    return gathers;
+}
+
 /* Appends a frame of one large item, which is moved. */
 static void outbox_gather_large_locked(struct outbox *o, struct buf *item) {
     struct outbox_piece *piece = xmalloc(sizeof *piece);

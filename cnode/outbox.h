@@ -44,6 +44,7 @@ void outbox_put_buf(struct outbox *o, struct buf *b);
  * message, closed by whoever writes it. begin is the frame's beginning with the list's head, whose
  * numbers are filled in when it is closed; taken; empty: nothing is gathered from now on. */
 void outbox_set_home(struct outbox *o, struct buf *begin);
+bool outbox_gathers(struct outbox *o);
 
 /* Appends one term to the gathered frame and empties item: false, and item is as it was, when
  * nothing is gathered here. A large one is moved, not copied. */

@@ -45,6 +45,21 @@ void py_leave(void) {
     py_state = PyEval_SaveThread();
 }
 
+void py_visit(void (*fn)(void)) {
+    PyGILState_STATE state = PyGILState_Ensure();
+
+    fn();
+    PyGILState_Release(state);
+}
+
+void py_raise_in(unsigned long thread, PyObject *exc) {
+    PyThreadState_SetAsyncExc(thread, exc);
+}
+
+void py_forget_raised(void) {
+    PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), NULL);
+}
+
 void py_defer(void *object) {
     pthread_mutex_lock(&py_deferred.lock);
     if (py_deferred.len == py_deferred.cap) {

@@ -35,6 +35,14 @@ void py_detach(void);
 void py_enter(void);
 void py_leave(void);
 
+/* Enters for the time of one call, in a thread that has no state of its own. */
+void py_visit(void (*fn)(void));
+
+/* Has the class exc raised in the thread of that name (PyThread_get_thread_ident) at its next
+ * bytecode; and takes back what this thread was to raise and has not yet. */
+void py_raise_in(unsigned long thread, PyObject *exc);
+void py_forget_raised(void);
+
 /* Gives a reference back later, from inside Python: by the next thread that calls
  * py_release_deferred(). */
 void py_defer(void *object);

@@ -104,8 +104,12 @@ static PyObject *py_call_find(PyObject *module, struct slice function) {
 static const char py_call_frameless_source[] =
     "import builtins, __main__\n"
     "names = __main__.__dict__\n"
+    "def named(locals):\n"
+    "    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in locals.items()}\n"
     "def eval(source, globals=None, locals=None, /):\n"
-    "    return builtins.eval(source, names if globals is None else globals, locals)\n"
+    "    if globals is None:\n" /* one namespace: inner scopes must see the names, too */
+    "        globals, locals = {**names, **named(locals)} if locals else names, None\n"
+    "    return builtins.eval(source, globals, locals)\n"
     "def exec(source, globals=None, locals=None, /, **options):\n"
     "    return builtins.exec(source, names if globals is None else globals, locals, **options)\n"
     "def dir(*object):\n"
@@ -284,11 +288,12 @@ static bool py_call_wants_bytes(const struct request *r) {
 /* The keyword arguments of a call of the application: NULL without an exception if there are none. */
 static PyObject *py_call_option_kwargs(const struct request *r) {
     struct slice s = r->options.kwargs;
-    struct etf at = {s.data, s.data + s.len};
     PyObject *map, *kwargs;
+    struct etf at;
 
     if (s.len == 0)
         return NULL;
+    at = (struct etf){s.data, s.data + s.len};
     map = py_decode_as(&at, "kwargs", py_call_wants_bytes(r));
     kwargs = map ? py_call_names(map) : NULL;
     Py_XDECREF(map);

@@ -8,11 +8,14 @@
 #include "procs.h"
 #include "py.h"
 #include "py_atom.h"
+#include "py_callback.h"
 #include "py_call.h"
 #include "py_decode.h"
 #include "py_encode.h"
 #include "py_error.h"
 #include "py_executor.h"
+#include "py_interrupt.h"
+#include "py_log.h"
 #include "py_server.h"
 #include "py_types.h"
 
@@ -176,6 +179,9 @@ static PyMethodDef py_module_methods[] = {
     {"node", py_module_node, METH_NOARGS, py_module_node_doc},
     {"encode", py_module_encode, METH_O, py_module_encode_doc},
     {"decode", py_module_decode, METH_VARARGS, py_module_decode_doc},
+    {"_call", py_callback_call, METH_VARARGS, NULL},
+    {"_log", py_log_record, METH_VARARGS, NULL},
+    {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},
     {"_leave", py_module_leave, METH_NOARGS, NULL},
     {"_drain", py_module_drain, METH_NOARGS, NULL},
     {"_requested", py_module_requested, METH_NOARGS, NULL},
@@ -194,7 +200,7 @@ PyMODINIT_FUNC PyInit__erlang(void) {
     PyObject *module = PyModule_Create(&py_module_def);
 
     if (module && (py_types_add(module) < 0 || py_executor_add(module) < 0 ||
-                   py_atom_init(py_module_options->max_atoms) < 0))
+                   py_interrupt_add(module) < 0 || py_atom_init(py_module_options->max_atoms) < 0))
         Py_CLEAR(module);
     return module;
 }
@@ -231,7 +237,7 @@ int py_module_load(const struct options *o) {
     snprintf(py_encode_settings.none_atom, sizeof py_encode_settings.none_atom, "%s", o->none_atom);
     procs_init(py_defer);
     module = PyImport_ImportModule("_erlang");
-    if (!module || py_call_init(o) < 0 || py_error_init() < 0) {
+    if (!module || py_call_init(o) < 0 || py_error_init() < 0 || py_log_init() < 0) {
         Py_XDECREF(module);
         return -1;
     }

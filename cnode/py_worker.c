@@ -9,8 +9,10 @@
 #include "log.h"
 #include "py.h"
 #include "py_call.h"
+#include "py_callback.h"
 #include "py_encode.h"
 #include "py_error.h"
+#include "py_interrupt.h"
 #include "py_server.h"
 #include "route.h"
 #include "stats.h"
@@ -30,7 +32,7 @@ struct py_worker_batch {
 };
 
 static void py_worker_start(struct exec_worker *w) {
-    (void)w;
+    w->python_id = PyThread_get_thread_ident();
     py_attach();
 }
 
@@ -97,6 +99,13 @@ static void py_worker_fail(struct request *r, struct buf *out, struct buf *exit)
     buf_done(&stack);
 }
 
+/* Answers a request that was interrupted although somebody still waits for it: its queue was dropped. */
+static void py_worker_cancelled(struct request *r, struct buf *out) {
+    PyErr_Clear();
+    stats_add(STATS_CANCELLED, 1);
+    answer_refuse(r, out, "cancelled");
+}
+
 /* Encodes the answer of a request that went well; what has no Erlang form is its error. */
 static void py_worker_succeed(struct request *r, struct buf *out, struct buf *exit,
                               PyObject *result) {
@@ -115,8 +124,25 @@ static void py_worker_succeed(struct request *r, struct buf *out, struct buf *ex
     py_worker_fail(r, out, exit);
 }
 
-static PyObject *py_worker_call(const struct request *r) {
+/* pynode:end_queue(): the thread that runs it ends with it. */
+static PyObject *py_worker_end_queue(struct exec_worker *w) {
+    if (!w->queue) {
+        PyErr_SetString(PyExc_RuntimeError, "pynode:end_queue() runs in the queue that it ends");
+        return NULL;
+    }
+    exec_end_queue(w);
+    Py_RETURN_NONE;
+}
+
+static bool py_worker_ends_queue(const struct request *r) {
+    return r->kind == REQUEST_APP_CALL && etf_atom_is(r->module, "pynode") &&
+           etf_atom_is(r->function, "end_queue");
+}
+
+static PyObject *py_worker_call(struct exec_worker *w, const struct request *r) {
     stats_add(STATS_CALLS, 1);
+    if (py_worker_ends_queue(r))
+        return py_worker_end_queue(w);
     return r->target ? py_server_handle(r) : py_call(r);
 }
 
@@ -144,14 +170,23 @@ static void py_worker_touch(struct py_worker_batch *batch, struct conn *c) {
 
 /* Runs one request to its end and leaves its answer in the connection's outbox. */
 static void py_worker_run(struct exec_worker *w, struct request *r, struct py_worker_batch *batch) {
-    PyObject *result = py_worker_call(r);
+    PyObject *result;
     struct buf *out = &w->out, exit = {0};
+    bool wanted;
 
+    py_callback_set_conn(r->conn);
+    result = py_worker_call(w, r);
+    py_callback_set_conn(NULL);
     if (io_forked()) /* the call has forked and come back twice: here is no node to serve */
         _exit(0);
-    if (exec_claim(r)) {
+    wanted = exec_claim(r);
+    if (r->interrupted) /* what it has not been hit by must not hit another */
+        py_forget_raised();
+    if (wanted) {
         if (result)
             py_worker_succeed(r, out, &exit, result);
+        else if (r->interrupted && PyErr_ExceptionMatches(py_interrupt_exception()))
+            py_worker_cancelled(r, out);
         else
             py_worker_fail(r, out, &exit);
         if (out->len > 0) {
@@ -165,6 +200,8 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_wo
             py_worker_touch(batch, r->conn);
         }
     }
+    if (wanted && r->reported)
+        home_put_ended(r->conn, r->ref);
     py_server_handled(r);
     Py_XDECREF(result);
     if (exit.len == 0)
@@ -202,4 +239,5 @@ const struct exec_hooks py_worker_hooks = {
     .lead = py_worker_lead,
     .stop = py_worker_stop,
     .hold = py_worker_hold,
+    .interrupt = py_interrupt,
 };

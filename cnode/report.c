@@ -3,7 +3,7 @@
 
 #include "report.h"
 #include "control.h"
-#include "exec.h"
+#include "pool.h"
 #include "io.h"
 #include "log.h"
 #include "procs.h"
@@ -32,7 +32,8 @@ static void report_worker(void *arg, const struct exec_worker *w) {
         return;
     }
     line = lines->text[lines->len++];
-    n = snprintf(line, REPORT_LINE, "state worker %u: %s", w->number, control_worker_state(w));
+    n = snprintf(line, REPORT_LINE, "state worker %u%s: %s", w->number, w->queue ? " (queue)" : "",
+                 control_worker_state(w));
     if (r && r->target)
         snprintf(line + n, (size_t)(REPORT_LINE - n), ", server %.80s for %lld ms", r->target->name,
                  (long long)(clock_now() - w->since) / 1000000);
@@ -51,14 +52,14 @@ static void report_conn(void *arg, const struct conn *c) {
 
 void report(void) {
     struct report_lines lines = {0};
-    struct exec_numbers n;
+    struct pool_numbers n;
 
-    exec_read_numbers(&n);
+    pool_read_numbers(&n);
     log_stderr("state node: workers %d, idle %d, running %d, blocked %d, queued %zu", n.workers,
                n.idle, n.running, n.blocked, n.queued);
-    lines.cap = n.workers + 8;
+    lines.cap = n.workers + n.queues + 8;
     lines.text = xcalloc((size_t)lines.cap, sizeof *lines.text);
-    exec_list(report_worker, &lines);
+    pool_list(report_worker, &lines);
     for (int i = 0; i < lines.len; i++)
         log_stderr("%s", lines.text[i]);
     if (lines.more)

@@ -76,6 +76,9 @@ struct request {
     struct request *table_next; /* in the table of those that have not ended */
     bool abandoned;             /* nobody waits for its answer */
     bool answering;             /* the worker has begun to answer: too late to cancel */
+    bool reported;              /* the application has been told that it runs */
+    bool interrupt;             /* its worker has to be interrupted, */
+    bool interrupted;           /* and has been */
 };
 
 /* The name and creation that our pids bear. Once, before any other thread. */

@@ -3,6 +3,8 @@
 
 #include "route.h"
 #include "answer.h"
+#include "callback.h"
+#include "connect.h"
 #include "home.h"
 #include "control.h"
 #include "io.h"
@@ -126,27 +128,48 @@ static void route_cancelled(struct request *r) {
 }
 
 bool route_interrupt(struct conn *c, struct slice ref) {
-    struct request *r = exec_cancel(c, ref);
+    struct request *waiting = NULL;
+    enum exec_cancelled what = exec_interrupt(c, ref, &waiting);
 
-    if (r)
-        route_cancelled(r);
-    return false;
+    if (what == EXEC_WITHDRAWN)
+        route_cancelled(waiting);
+    return what == EXEC_INTERRUPTED;
+}
+
+/* Puts an answer into a connection that this thread does not write next: the leader will. */
+static void route_put_later(struct request *r, struct buf *out) {
+    route_put(r, out);
+    atomic_store(&r->conn->want_write, true);
+    io_kick();
 }
 
 void route_drop_queue(struct slice name) {
-    (void)name;
+    struct buf out = {0};
+    bool runs;
+    struct request *r = exec_drop_queue(name, &runs), *next;
+
+    for (; r; r = next) {
+        next = r->next;
+        stats_add(STATS_CANCELLED, 1);
+        answer_refuse(r, &out, "cancelled");
+        route_put_later(r, &out);
+        route_free(r);
+    }
+    buf_done(&out);
 }
 
 void route_closed(struct conn *c) {
     struct request *r, *next;
 
     home_closed(c);
+    callback_closed(c);
     for (int n = procs_forget_conn(c); n > 0; n--)
         conn_unref(c);
     for (r = exec_cancel_conn(c); r; r = next) {
         next = r->next;
         route_cancelled(r);
     }
+    connect_lost(c->peer);
 }
 
 static void route_refuse(struct request *r, const char *why) {
@@ -155,11 +178,6 @@ static void route_refuse(struct request *r, const char *why) {
     answer_refuse(r, &route.out, why);
     route_put(r, &route.out);
     route_free(r);
-}
-
-/* The lane with a thread of its own that a request wants: false when there are too many. */
-static bool route_choose_lane(struct request *r) {
-    return r != NULL;
 }
 
 /* Hands a request over to Python's side, or says why not. r is the callee's in any case. */
@@ -174,7 +192,7 @@ static void route_push(struct conn *c, struct request *r) {
         route_free(r);
     } else if (route_draining()) {
         route_refuse(r, "draining");
-    } else if (!route_choose_lane(r) || !exec_push(r)) {
+    } else if (!exec_push(r)) {
         route_refuse(r, "overloaded");
     }
 }
@@ -345,8 +363,12 @@ static struct proc *route_proc_of_pid(struct slice pid) {
 }
 
 static void route_to_pid(struct conn *c, const struct dist_msg *msg, struct frame *frame) {
-    struct proc *p = route_proc_of_pid(msg->to);
+    uint32_t id, serial;
+    struct proc *p;
 
+    if (request_own_pid(msg->to, &id, &serial) && callback_answer(id, serial, msg->payload))
+        return;
+    p = route_proc_of_pid(msg->to);
     if (p)
         route_to_proc(c, p, msg, frame);
     else

@@ -16,6 +16,7 @@ except ModuleNotFoundError as e:
 from _erlang import (
     Atom,
     Bitstring,
+    Cancelled,
     Fun,
     Pid,
     Port,
@@ -32,20 +33,37 @@ from .errors import ErlangError, ProcessError, TimeoutError
 __all__ = [
     "Atom",
     "Bitstring",
+    "Cancelled",
     "ErlangError",
     "Fun",
+    "LogHandler",
     "Pid",
     "Port",
     "ProcessError",
     "Ref",
     "TimeoutError",
     "atom",
+    "call",
     "node",
     "register",
     "register_converter",
     "send",
     "unregister",
 ]
+
+
+def call(name, *args, timeout=None):
+    """Calls the Erlang function that is registered under the name, and returns its value.
+
+    The thread waits, other threads run meanwhile. It is called in the Erlang node whose request this
+    thread serves, else in the one that was attached first. ErlangError: the function failed, or there
+    is none; TimeoutError: there is no answer after timeout seconds.
+
+    >>> call('no_such_function', 1)
+    Traceback (most recent call last):
+    erlang.errors.ErlangError: no Erlang node with the application pynode is attached
+    """
+    return _erlang._call(str(name), list(args), timeout)
 
 
 def atom(name):
@@ -55,3 +73,12 @@ def atom(name):
     True
     """
     return Atom(name)
+
+
+def __getattr__(name):
+    # Not before it is asked for: importing logging takes longer than a node's whole start.
+    if name == "LogHandler":
+        from ._logging import LogHandler
+
+        return LogHandler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

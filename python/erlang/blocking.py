@@ -24,7 +24,7 @@ import os
 import threading
 import weakref
 
-from _erlang import FutureMethods, QueueFull, ThreadPool
+from _erlang import Atom, FutureMethods, QueueFull, ThreadPool
 
 __all__ = [
     "BlockingExecutor",
@@ -258,6 +258,20 @@ def set_default_executor(executor):
     with _default_lock:
         before, _default = _default, executor
     return before
+
+
+def _default_stats():
+    """What the default executor's stats() and sizes are, or None if nobody has used it."""
+    executor = _default
+    if executor is None or executor._forked():
+        return None
+    stats = {
+        **executor.stats(),
+        "threads": executor.pool_size(),
+        "busy": executor.busy_threads(),
+        "pending": executor.pending_tasks(),
+    }
+    return {Atom(key): value for key, value in stats.items()}
 
 
 def _renew_lock():

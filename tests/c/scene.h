@@ -5,7 +5,7 @@
 #ifndef PYNODE_SCENE_H
 #define PYNODE_SCENE_H
 
-#include "exec.h"
+#include "pool.h"
 #include "io.h"
 #include "route.h"
 #include "tap.h"
@@ -51,7 +51,7 @@ static bool lead_cb(struct exec_worker *w) {
     return io_lead(w->number);
 }
 
-static const struct exec_hooks hooks = {worker_cb, serve_cb, lead_cb, worker_cb, NULL};
+static const struct exec_hooks hooks = {worker_cb, serve_cb, lead_cb, worker_cb, NULL, NULL};
 
 /* Starts all threads after exec_init(); report is called by the leader on SIGUSR1. */
 static void scene_start(void (*report)(void)) {
@@ -71,7 +71,7 @@ static void scene_start(void (*report)(void)) {
     request_init("py@h", 77);
     route_init("py@h");
     if (listen(settings.listener, 1) < 0 || io_init(&settings, &e) < 0 || io_start(&e) < 0 ||
-        exec_start() < 0)
+        pool_start() < 0)
         _exit(98);
 }
 

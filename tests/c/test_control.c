@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include "control.h"
+#include "pool.h"
 #include "procs.h"
 #include "route.h"
 #include "stats.h"
@@ -112,14 +113,17 @@ static const char *mask(const char *text, const char *key) {
 }
 
 static const char *status(void) {
-    return mask(ask("status"), "uptime=>");
+    static char text[4096];
+
+    snprintf(text, sizeof text, "%s", mask(ask("status"), "uptime=>"));
+    return mask(text, "os_pid=>");
 }
 
 static void test_starting(void) {
     is_str(ask("ready"), "false", "a node that starts is not ready");
     is_str(status(),
-           "#{state=>starting,node=>py@h,version=><<\"1.2\">>,python=><<\"3.11.2\">>,uptime=>N,"
-           "workers=>0,max_workers=>7,running=>0,blocked=>0,queued=>0,registered=>0}",
+           "#{state=>starting,node=>py@h,version=><<\"1.2\">>,python=><<\"3.11.2\">>,os_pid=>N,"
+           "uptime=>N,workers=>0,max_workers=>7,running=>0,blocked=>0,queued=>0,registered=>0}",
            "and says so in its status");
     is_str(ask("threads"), "[]", "there are no threads yet");
     control_set_ready();
@@ -263,7 +267,7 @@ static bool lead_cb(struct exec_worker *w) {
     return w->context != w;
 }
 
-static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, start_cb, NULL};
+static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, start_cb, NULL, NULL};
 
 static void release_cb(void *object) {
     (void)object;
@@ -272,12 +276,12 @@ static void release_cb(void *object) {
 /* Looks after the pool until it has that many idle, running and blocked workers. */
 static bool settle(int idle, int running, int blocked) {
     int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
-    struct exec_numbers n;
+    struct pool_numbers n;
 
     do {
-        exec_supervise(clock_now());
+        pool_supervise(clock_now());
         sched_yield();
-        exec_read_numbers(&n);
+        pool_read_numbers(&n);
     } while ((n.idle != idle || n.running != running || n.blocked != blocked) && clock_now() < end);
     return n.idle == idle && n.running == running && n.blocked == blocked;
 }
@@ -290,20 +294,22 @@ static void run(struct request *r, int running) {
     if (!exec_push(r))
         tap_bail("a request was not taken");
     while (!runs && clock_now() < end) {
-        exec_supervise(clock_now());
+        pool_supervise(clock_now());
         pthread_mutex_lock(&lock);
         runs = inside == running;
         pthread_mutex_unlock(&lock);
         sched_yield();
     }
-    ok(runs, "%d of two workers run", running);
+    ok(runs, "%d workers run", running);
 }
 
 static void test_threads(void) {
     struct request *first = request_of(REX, "{" P ",{call,'os.path',join,[],user}}"), *second;
+    struct request *queued;
+    struct buf name = {0};
     const char *text;
 
-    if (exec_start() < 0)
+    if (pool_start() < 0)
         tap_bail("no pool");
     ok(settle(2, 0, 0), "two workers with nothing to do");
     is_str(ask("threads"),
@@ -330,15 +336,30 @@ static void test_threads(void) {
     has_str(ask("threads"), "state=>blocked,call=>{'os.path',join}", "which is told");
     has_str(status(), ",running=>2,blocked=>2,queued=>1,registered=>1}", "the same in numbers");
 
+    term_put(&name, "{jobs,1}");
+    queued = request_of(REX, "{" P ",{call,m,f,[],user}}");
+    queued->options.queue = (struct slice){name.data, name.len};
+    run(queued, 3);
+    has_str(mask(ask("threads"), "ms=>"), "state=>running,call=>{m,f},ms=>N,queue=>{jobs,1}}",
+            "the thread of a queue by the queue's name");
+    queued = request_of(REX, "{" P ",{call,m,f,[],user}}");
+    queued->options.thread = true;
+    run(queued, 4);
+    has_str(mask(ask("threads"), "ms=>"), "state=>running,call=>{m,f},ms=>N,thread=>new}",
+            "and that of a single request");
+    has_str(status(), ",workers=>2,max_workers=>7,running=>4,", "they run beside the pool");
+
     pthread_mutex_lock(&lock);
     release = true;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
+    buf_done(&name);
     ok(settle(2, 0, 0), "all have ended");
     has_str(ask("threads"), "[#{worker=>2,state=>idle,call=>none,ms=>0}|", "and are idle again");
+    has_str(ask("threads"), "state=>idle,call=>none,ms=>0,queue=>{jobs,1}}", "the queue's, too");
     proc_unref(procs_unregister("counter"));
-    exec_stop_begin();
-    ok(exec_stop_wait(SECONDS), "the pool ends");
+    pool_stop_begin();
+    ok(pool_stop_wait(SECONDS), "the pool ends");
 }
 
 int main(void) {

@@ -1,42 +1,15 @@
-/* test_exec.c - the queue and the pool: order, lanes, cancelling, growth, shrinking, many threads.
+/* test_exec.c - the queue of requests: order, lanes, cancelling, announcing.
  *
- * The first half plays the worker itself, in one thread; the second half starts a true pool whose
- * hooks stand for Python, with the main thread as the io thread. Runs under TSan as well.
+ * One thread, which plays the worker itself.
  */
 #include "config.h"
 
 #include "exec.h"
+#include "requests.h"
 #include "tap.h"
 #include "term.h"
-#include "watched.h"
 
-#include <sched.h>
-
-enum { LIMIT = 100, TARGET = 3, MAX = 40, SECONDS = 60 };
-
-/* What stands for connections: exec compares their addresses only. */
-static char conns[4];
-#define CONN(n) ((struct conn *)&conns[n])
-
-static struct slice ref_of(const char *ref) {
-    return (struct slice){(const uint8_t *)ref, strlen(ref)};
-}
-
-/* A request with a text for its reference: exec wants no more of it than its bytes. */
-static struct request *request(int conn, const char *ref, struct exec_lane *lane) {
-    struct request *r = xcalloc(1, sizeof *r);
-
-    r->kind = REQUEST_SERVER_CALL;
-    r->conn = CONN(conn);
-    r->ref = ref_of(ref);
-    r->lane = lane;
-    return r;
-}
-
-static void push(int conn, const char *ref, struct exec_lane *lane) {
-    if (!exec_push(request(conn, ref, lane)))
-        tap_bail("%s was not taken", ref);
-}
+enum { LIMIT = 100 };
 
 static struct exec_worker me; /* the worker that the main thread plays */
 
@@ -57,19 +30,6 @@ static const char *pop_all(void) {
         finish(r);
     }
     return text;
-}
-
-/* Frees a list of cancelled requests: how many there were. */
-static int drop(struct request *r) {
-    int n = 0;
-
-    for (; r; n++) {
-        struct request *next = r->next;
-
-        request_free(r);
-        r = next;
-    }
-    return n;
 }
 
 static void test_queue(void) {
@@ -160,15 +120,6 @@ static void test_lane_cancel(void) {
     ok(!lane.busy, "the lane is free in the end");
 }
 
-/* Stands for a connection that takes no answers, the conn'th. */
-static _Atomic int full = -1;
-
-static bool hold_cb(const struct request *r) {
-    int conn = atomic_load(&full);
-
-    return conn >= 0 && r->conn == CONN(conn);
-}
-
 static void test_hold(void) {
     struct exec_lane lane = {0};
 
@@ -233,10 +184,33 @@ static void test_cancel_conn(void) {
     is_int(drop(exec_cancel_conn(CONN(0))), 0, "nothing is left of it");
 }
 
+static void test_interrupt(void) {
+    struct request *r, *waiting;
+
+    is_int(exec_interrupt(CONN(0), ref_of("a"), &waiting), EXEC_NOT_FOUND, "there is nothing");
+    push(0, "a", NULL);
+    push(0, "b", NULL);
+    is_int(exec_interrupt(CONN(1), ref_of("a"), &waiting), EXEC_NOT_FOUND, "not another's");
+    is_int(exec_interrupt(CONN(0), ref_of("b"), &waiting), EXEC_WITHDRAWN, "what waits is taken out");
+    is_int(drop(waiting), 1, "and returned");
+    r = exec_pop(&me);
+    is_int(exec_interrupt(CONN(0), ref_of("a"), &waiting), EXEC_INTERRUPTED, "what runs is marked");
+    ok(!waiting && r->interrupt && !r->interrupted, "as one that has to be interrupted");
+    ok(!exec_claim(r), "its answer is not wanted");
+    finish(r);
+    push(0, "c", NULL);
+    r = exec_pop(&me);
+    exec_claim(r);
+    is_int(exec_interrupt(CONN(0), ref_of("c"), &waiting), EXEC_NOT_FOUND, "what answers has ended");
+    ok(!waiting && !r->interrupt, "and is left alone");
+    finish(r);
+    is_int(exec_queued() + exec_load(), 0, "none is left");
+}
+
 /* Frames that exec let out, for exec_exit() and exec_announce(). */
 static struct buf sent;
 
-static void put(const struct request *r, struct buf *out) {
+static void put(struct request *r, struct buf *out) {
     (void)r;
     buf_put(&sent, out->data, out->len);
 }
@@ -324,270 +298,21 @@ static void test_exit(void) {
     buf_done(&reason);
 }
 
-/* From here on: a true pool. */
-
-static int started, stopped; /* threads */
-static int served, claimed;  /* requests */
-static int inside;           /* requests that block now */
-static int release;          /* those that block may go on */
-
-/* Plays the io thread until *what is as wanted, looking after the pool every millisecond: whether
- * it came to that in time. */
-static bool supervise_until(const int *what, int wanted) {
-    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
-    struct timespec t;
-    int64_t now;
-
-    while ((now = clock_now()) < end && look(what) != wanted) {
-        exec_supervise(now);
-        now += 1000000;
-        t = (struct timespec){now / 1000000000, now % 1000000000};
-        pthread_mutex_lock(&lock);
-        if (*what != wanted)
-            pthread_cond_timedwait(&changed, &lock, &t);
-        pthread_mutex_unlock(&lock);
-    }
-    return look(what) == wanted;
-}
-
-static void start_cb(struct exec_worker *w) {
-    w->context = w;
-    change(&started, 1);
-}
-
-static void stop_cb(struct exec_worker *w) {
-    if (w->context == w)
-        change(&stopped, 1);
-}
-
-/* What a lane's requests change without a lock: exec promises that no two of them run at once. */
-struct counter {
-    struct exec_lane lane;
-    int next, wrong;
-};
-
-/* What a request means: the text of its reference. */
-static void serve_one(const struct request *r) {
-    if (r->ref.len == 5 && memcmp(r->ref.data, "block", 5) == 0) {
-        pthread_mutex_lock(&lock);
-        inside++;
-        pthread_cond_broadcast(&changed);
-        while (!release)
-            pthread_cond_wait(&changed, &lock);
-        inside--;
-        pthread_mutex_unlock(&lock);
-    } else if (r->lane) {
-        struct counter *c = (struct counter *)r->lane;
-
-        c->wrong += r->pid_serial != (uint32_t)c->next++;
-    }
-}
-
-static void serve_cb(struct exec_worker *w) {
-    struct request *r;
-
-    atomic_store(&w->state, EXEC_RUNNING);
-    while ((r = exec_pop(w))) {
-        bool wanted;
-
-        serve_one(r);
-        wanted = exec_claim(r);
-        exec_finish(w, r);
-        request_free(r);
-        pthread_mutex_lock(&lock);
-        served++;
-        claimed += wanted;
-        pthread_cond_broadcast(&changed);
-        pthread_mutex_unlock(&lock);
-    }
-}
-
-/* These workers do not read sockets. */
-static bool lead_cb(struct exec_worker *w) {
-    (void)w;
-    return false;
-}
-
-static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, stop_cb, hold_cb};
-
-static struct exec_numbers numbers(void) {
-    struct exec_numbers n;
-
-    exec_read_numbers(&n);
-    return n;
-}
-
-static void start_pool(size_t limit) {
-    pthread_condattr_t attr;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&changed, &attr);
-    pthread_condattr_destroy(&attr);
-    exec_init(TARGET, MAX, limit, &hooks);
-    is_int(exec_start(), 0, "the pool starts");
-    ok(supervise_until(&started, TARGET), "with its target of threads");
-    is_int(numbers().workers, TARGET, "which are counted");
-}
-
-/* Requests that block: more and more threads, so that in the end as many as may be run at once. */
-static void test_growth(void) {
-    int i;
-
-    served = 0;
-    for (i = 0; i < MAX + 5; i++)
-        push(0, "block", NULL);
-    ok(supervise_until(&inside, MAX), "%d requests block at once", MAX);
-    for (i = 0; i < 100; i++)
-        exec_supervise(clock_now());
-    is_int(numbers().workers, MAX, "no more threads than the cap");
-    is_int(numbers().running, MAX, "all of them busy");
-    is_int(exec_queued(), 5, "the rest waits");
-    change(&release, 1);
-    ok(supervise_until(&served, MAX + 5), "all end when they may");
-    change(&release, -1);
-    is_int(exec_load(), 0, "nothing is left");
-}
-
-/* The threads beyond the target leave when there is nothing to do, and the pool still works. */
-static void test_shrinking(void) {
-    ok(supervise_until(&stopped, MAX - TARGET), "idle threads beyond the target leave");
-    is_int(numbers().workers, TARGET, "the target stays");
-    served = 0;
-    push(0, "x", NULL);
-    ok(supervise_until(&served, 1), "and serves");
-}
-
-enum { LANES = 8, PER_LANE = 500 };
-
-static void test_lane_threads(void) {
-    static struct counter counters[LANES];
-    int i, wrong = 0, done = 0;
-
-    served = 0;
-    for (i = 0; i < LANES * PER_LANE; i++) {
-        struct request *r = request(0, "lane", &counters[i % LANES].lane);
-
-        r->pid_serial = (uint32_t)(i / LANES);
-        if (!exec_push(r))
-            tap_bail("lane: not taken");
-    }
-    ok(supervise_until(&served, LANES * PER_LANE), "%d requests in %d lanes", LANES * PER_LANE,
-       LANES);
-    for (i = 0; i < LANES; i++) {
-        wrong += counters[i].wrong;
-        done += counters[i].next;
-    }
-    is_int(wrong, 0, "each lane in order, never two of a lane at once");
-    is_int(done, LANES * PER_LANE, "all of them");
-}
-
-enum { PUSHERS = 3, PER_PUSHER = 3000 };
-
-static int cancelled, refused, pushing; /* under lock */
-
-/* Pushes, and cancels every third again, perhaps too late. */
-static void *pusher_main(void *arg) {
-    int conn = *(int *)arg, i;
-
-    for (i = 0; i < PER_PUSHER; i++) {
-        static const char *const refs[] = {"p", "q", "r", "s"};
-        const char *ref = refs[i % 4];
-        struct request *r = request(conn, ref, NULL);
-
-        if (!exec_push(r)) {
-            request_free(r);
-            change(&refused, 1);
-        }
-        if (i % 3 == 0)
-            change(&cancelled, drop(exec_cancel(CONN(conn), ref_of(ref))));
-        if (i % 500 == 0)
-            change(&cancelled, drop(exec_cancel_conn(CONN(conn))));
-    }
-    change(&pushing, -1);
-    return NULL;
-}
-
-static void list_cb(void *arg, const struct exec_worker *w) {
-    *(int *)arg += w->number > 0;
-}
-
-/* All at once: whatever is pushed is served or comes back, each once. */
-static void test_threads(void) {
-    pthread_t threads[PUSHERS];
-    int ids[PUSHERS], i, turn = 0, listed = 0, all = PUSHERS * PER_PUSHER;
-    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
-
-    served = claimed = 0;
-    pushing = PUSHERS;
-    for (i = 0; i < PUSHERS; i++) {
-        ids[i] = i;
-        if (pthread_create(&threads[i], NULL, pusher_main, &ids[i]) != 0)
-            tap_bail("no thread");
-    }
-    while ((look(&pushing) > 0 || exec_load() > 0) && clock_now() < end) {
-        int was = atomic_exchange(&full, look(&pushing) > 0 ? turn++ % PUSHERS : -1);
-
-        if (was >= 0)
-            exec_release(CONN(was));
-        exec_supervise(clock_now());
-        exec_announce(put);
-        exec_alive(1, 1);
-        listed = 0;
-        exec_list(list_cb, &listed);
-        sched_yield();
-    }
-    atomic_store(&full, -1);
-    for (i = 0; i < PUSHERS; i++) {
-        pthread_join(threads[i], NULL);
-        exec_release(CONN(i));
-    }
-    ok(supervise_until(&served, all - look(&cancelled) - look(&refused)),
-       "all are served, cancelled or refused, each once");
-    ok(look(&claimed) <= look(&served), "some had lost their audience");
-    is_int(exec_queued() + exec_load(), 0, "none is left");
-    ok(listed >= TARGET && listed <= MAX, "the workers can be listed");
-}
-
-/* One that blocks holds exec_stop_wait() up, but not longer than told. */
-static void test_stop(void) {
-    struct request *r = request(0, "late", NULL);
-    int threads;
-
-    served = 0;
-    push(0, "block", NULL);
-    ok(supervise_until(&inside, 1), "one request blocks");
-    exec_stop_begin();
-    ok(!exec_stop_wait(0.05), "exec_stop_wait does not wait for it for ever");
-    ok(!exec_push(r), "a pool that stops takes nothing");
-    request_free(r);
-    change(&release, 1);
-    ok(exec_stop_wait(SECONDS), "once it has ended all threads end");
-    threads = 0;
-    exec_list(list_cb, &threads);
-    is_int(threads, 0, "no worker is left");
-    is_int(look(&stopped), look(&started), "each thread that started has stopped");
-    is_int(look(&served), 1, "the one that blocked was served");
-}
-
 int main(void) {
+    static const struct exec_hooks hooks = {.hold = hold_cb};
+
     request_init("py@h", 77);
-    exec_init(TARGET, MAX, LIMIT, &hooks);
+    exec_init(1, 1, LIMIT, &hooks);
     test_queue();
     test_limit();
     test_lanes();
     test_lane_cancel();
     test_cancel();
     test_cancel_conn();
+    test_interrupt();
     test_hold();
     test_announce();
     test_exit();
-    start_pool(LANES * PER_LANE + 100);
-    test_growth();
-    test_shrinking();
-    test_lane_threads();
-    test_threads();
-    test_stop();
     buf_done(&sent);
     return tap_end();
 }

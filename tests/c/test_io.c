@@ -9,6 +9,7 @@
 #include "control.h"
 #include "io.h"
 #include "log.h"
+#include "pool.h"
 #include "procs.h"
 #include "route.h"
 #include "stats.h"
@@ -69,9 +70,9 @@ static bool until(bool (*holds)(void)) {
 
 /* No worker runs anything, nor could. */
 static bool is_quiet(void) {
-    struct exec_numbers n;
+    struct pool_numbers n;
 
-    exec_read_numbers(&n);
+    pool_read_numbers(&n);
     return n.running == 0 && exec_ready() == 0;
 }
 
@@ -152,7 +153,7 @@ static bool hold_cb(const struct request *r) {
     return hold;
 }
 
-static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, start_cb, hold_cb};
+static const struct exec_hooks hooks = {start_cb, serve_cb, lead_cb, start_cb, hold_cb, NULL};
 
 /* Peers. */
 
@@ -260,7 +261,7 @@ static void test_worker_leads(void) {
 /* The only worker is stuck in a request. */
 static void test_io_thread_stands_in(void) {
     int fd = peer("block@h"), other = peer("other@h");
-    struct exec_numbers n;
+    struct pool_numbers n;
 
     is_str(ping(other), PONG, "two peers");
     nanosleep(&(struct timespec){0, 50000000},
@@ -272,7 +273,7 @@ static void test_io_thread_stands_in(void) {
     has_str(call(other, "pynode", "threads"), "call=>{block,f}", "and what the node is asked");
     ok(stats_get(STATS_LEAD_TAKEN) > 0, "it has taken the lead");
     is_str(call(other, "m", "g"), ANSWER("g"), "another call gets a worker of its own");
-    exec_read_numbers(&n);
+    pool_read_numbers(&n);
     ok(n.workers >= 2, "by which the pool has grown");
     is_str(ping(fd), PONG, "the first peer can go on, too");
     change(&release, 1);
@@ -534,9 +535,9 @@ static void test_stop(void) {
     int fd = peer("last@h");
 
     is_str(ping(fd), PONG, "the last peer");
-    exec_stop_begin();
+    pool_stop_begin();
     io_stop();
-    ok(exec_stop_wait(SECONDS), "io_stop() ends every leader");
+    ok(pool_stop_wait(SECONDS), "io_stop() ends every leader");
     ok(!io_lead(1), "and nobody can lead any more");
     close(fd);
 }
@@ -587,7 +588,7 @@ static void start(void) {
         tap_bail("%s", e.text);
     if (early)
         push_early();
-    if (exec_start() < 0)
+    if (pool_start() < 0)
         tap_bail("no pool");
 }
 

@@ -317,7 +317,7 @@ static void stop_scene(void) {
     raise(SIGTERM);
     leave_wait();
     find(leave_stop(), "all have ended");
-    exec_list(count_cb, &workers);
+    pool_list(count_cb, &workers);
     find(workers == 0, "no worker is left");
     find(leave_stop(), "a second stop answers the same");
 }

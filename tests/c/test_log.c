@@ -87,6 +87,20 @@ static void test_text(void) {
     is_str(line(), "info \n", "an empty event is a line");
 }
 
+static void test_journal(void) {
+    char *text;
+
+    fresh(LOG_LEVEL_DEBUG, LOG_FORMAT_JOURNAL);
+    log_debug("a");
+    log_info("b \"c\"");
+    log_warning("d\ne");
+    log_error("%s", "\303\274 \377");
+    text = tap_slurp(path);
+    is_str(text, "<7>a\n<6>b \"c\"\n<4>d e\n<3>\303\274 \357\277\275\n",
+           "for the journal: priority and text");
+    free(text);
+}
+
 /* Each of these bytes is not UTF-8; "?" in the second column stands for U+FFFD. */
 static void test_invalid(void) {
     static const char *const cases[][2] = {
@@ -330,6 +344,7 @@ int main(void) {
     path = tap_path("log");
     test_levels();
     test_text();
+    test_journal();
     test_invalid();
     test_json();
     test_long();

@@ -11,6 +11,7 @@
 #include "log.h"
 #include "meet.h"
 #include "node.h"
+#include "pool.h"
 #include "route.h"
 #include "stats.h"
 #include "peer.h"
@@ -722,7 +723,7 @@ static void nothing(void) {
 }
 
 static void start(void) {
-    static const struct exec_hooks hooks = {nothing_cb, nothing_cb, lead_cb, nothing_cb, NULL};
+    static const struct exec_hooks hooks = {nothing_cb, nothing_cb, lead_cb, nothing_cb, NULL, NULL};
     struct io_settings settings = {.net_ticktime = 60,
                                    .max_frame = 1 << 20,
                                    .accept = handshake_accept,
@@ -736,7 +737,7 @@ static void start(void) {
     exec_init(1, 1, 100, &hooks);
     if (io_init(&settings, &e) < 0 || io_start(&e) < 0)
         tap_bail("%s", e.text);
-    if (exec_start() < 0)
+    if (pool_start() < 0)
         tap_bail("no pool");
 }
 
@@ -805,9 +806,9 @@ int main(void) {
     test_connect();
     node_unpublish();
     ok(epmd_knows("py", 0), "the name is given back");
-    exec_stop_begin();
+    pool_stop_begin();
     io_stop();
-    ok(exec_stop_wait(SECONDS), "all ends");
+    ok(pool_stop_wait(SECONDS), "all ends");
     stop_epmd(epmd);
     free(log_path);
     return tap_end();

@@ -76,7 +76,8 @@ static void test_defaults(void) {
     is_int(o.max_workers, 512, "default: 512 workers at most");
     is_int(o.queue_size, 10000, "default: 10000 wait");
     ok(o.drain_timeout == 30, "default: 30 s to drain");
-    is_int(o.path.len + o.imports.len + o.allow.len, 0, "default: empty lists");
+    is_int(o.path.len + o.imports.len + o.allow.len + o.connect.len, 0, "default: empty lists");
+    ok(!o.owned, "default: owned by nobody");
     ok(!o.venv && !o.log_file, "default: no venv, log on stderr");
     ok(!o.strings_as_bytes && !o.unconvertible_str, "default: utf8, unconvertible is an error");
     is_str(o.none_atom, "none", "default: none");
@@ -133,6 +134,24 @@ static void test_lists(void) {
     is_str(o.allow.items[0], "math", "--allow M");
     is_str(o.allow.items[1], "os.path:join", "--allow M:F");
     is_str(o.allow.items[2], "a:B.c", "--allow M:F with a dotted F");
+}
+
+static void test_connect(void) {
+    char many[300], words[600];
+
+    is_int(parse("--connect app@h --sname a@h --connect a@i --owned --log-format journal"), 0,
+           "nodes to connect to");
+    is_int(o.connect.len, 2, "two --connect");
+    is_str(o.connect.items[0], "app@h", "in the order given, first");
+    is_str(o.connect.items[1], "a@i", "second");
+    ok(o.owned, "--owned");
+    is_int(o.log_format, LOG_FORMAT_JOURNAL, "--log-format journal");
+    is_int(parse("--name a@127.0.0.1 --connect b@127.0.0.1 --connect c@::1"), 0, "long names");
+    memset(many, 'a', sizeof many);
+    many[sizeof many - 1] = 0;
+    snprintf(words, sizeof words, "--sname b@h --connect %s@h", many);
+    is_int(parse(words), EX_USAGE, "a node's name that is too long");
+    has_str(e.text, "--connect: 'aaa", "is told");
 }
 
 /* Words that must be refused, with the code and the text. */
@@ -199,7 +218,18 @@ static void test_refused(void) {
         {"--unconvertible x", EX_USAGE, "--unconvertible: 'x' is not one of error, str"},
         {"--log-level loud", EX_USAGE,
          "--log-level: 'loud' is not one of debug, info, warning, error"},
-        {"--log-format xml", EX_USAGE, "--log-format: 'xml' is not one of text, json"},
+        {"--log-format xml", EX_USAGE, "--log-format: 'xml' is not one of text, json, journal"},
+        {"--owned=1", EX_USAGE, "--owned=1: this option takes no value; see pynode --help"},
+        {"--sname a@h --connect b", EX_USAGE, "--connect: 'b' is not NAME@HOST"},
+        {"--sname a@h --connect b@", EX_USAGE, "--connect: 'b@' is not NAME@HOST"},
+        {"--sname a@h --connect @h", EX_USAGE, "--connect: '@h' is not NAME@HOST"},
+        {"--sname a@h --connect b@h@h", EX_USAGE, "--connect: 'b@h@h' is not NAME@HOST"},
+        {"--sname a@h --connect b.c@h", EX_USAGE, "--connect: 'b.c@h' is not NAME@HOST"},
+        {"--sname a@h --connect b@h --connect b@h.x", EX_USAGE,
+         "--connect: 'b@h.x' has a long name, this node a short one"},
+        {"--connect b@h --name a@h.x", EX_USAGE,
+         "--connect: 'b@h' has a short name, this node a long one"},
+        {"--sname a@h --connect a@h", EX_USAGE, "--connect: 'a@h' is this node"},
         {"--allow :f", EX_USAGE, "--allow: ':f' is not MODULE or MODULE:FUNCTION"},
         {"--allow m:", EX_USAGE, "--allow: 'm:' is not MODULE or MODULE:FUNCTION"},
         {"--allow m:f:2", EX_USAGE, "--allow: 'm:f:2' is not MODULE or MODULE:FUNCTION"},
@@ -566,6 +596,7 @@ static void test_help(void) {
         "--queue-size", "--path",       "--venv",          "--import",        "--allow",
         "--strings",    "--none-atom",  "--unconvertible", "--max-frame",     "--max-atoms",
         "--log-level",  "--log-format", "--log-file",      "--drain-timeout", "--check-config",
+        "--connect",    "--owned",
         "--version",    "--help",
     };
     const char *p, *next;
@@ -601,6 +632,7 @@ int main(int argc, char **argv) {
     test_defaults();
     test_values();
     test_lists();
+    test_connect();
     test_refused();
     test_accepted();
     test_names();

@@ -10,8 +10,11 @@
 #include "buf.h"
 #include "etf.h"
 #include "py_atom.h"
+#include "py_callback.h"
 #include "py_decode.h"
 #include "py_encode.h"
+#include "py_interrupt.h"
+#include "py_log.h"
 #include "py_types.h"
 #include "utf8.h"
 
@@ -106,6 +109,9 @@ static PyMethodDef module_methods[] = {
     {"unregister", module_nothing, METH_VARARGS, NULL},
     {"send", module_nothing, METH_VARARGS, NULL},
     {"node", module_nothing, METH_VARARGS, NULL},
+    {"_call", py_callback_call, METH_VARARGS, NULL},
+    {"_log", py_log_record, METH_VARARGS, NULL},
+    {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -115,7 +121,8 @@ static struct PyModuleDef module_def = {PyModuleDef_HEAD_INIT, .m_name = "_erlan
 static PyObject *module_init(void) {
     PyObject *module = PyModule_Create(&module_def);
 
-    if (!module || py_types_add(module) < 0 || py_atom_init(MAX_ATOMS) < 0 ||
+    if (!module || py_types_add(module) < 0 || py_interrupt_add(module) < 0 ||
+        py_atom_init(MAX_ATOMS) < 0 ||
         PyModule_AddIntConstant(module, "sanitized", SANITIZED) < 0)
         return NULL;
     return module;

@@ -48,9 +48,9 @@ static void start_node(int workers) {
 static void stop_node(int requests) {
     while (requests-- > 0)
         sem_post(&let_go);
-    exec_stop_begin();
+    pool_stop_begin();
     io_stop();
-    if (!exec_stop_wait(60))
+    if (!pool_stop_wait(60))
         _exit(97);
 }
 

@@ -2,7 +2,8 @@
 %%
 %% Of the fenced blocks:
 %%   ```console  "$ command" and its output. A pynode that is shown to say "ready:" stays up in the
-%%               background; "erl ..." opens the shell that the erlang blocks after it go into.
+%%               background; "erl ..." opens the shell that the erlang blocks after it go into, also
+%%               with variables of the environment before it.
 %%   ```erlang   a session of a real shell, "1> expression." and what it prints. Without a shell or
 %%               node opened before, the usual ones. Without prompts: must be Erlang's tokens.
 %%   ```python   must compile; "# name.py" in the first line saves it for the blocks after it.
@@ -42,6 +43,7 @@ work_dir(Top) ->
     [ok = file:make_symlink(filename:join(Top, N), filename:join(Dir, N))
      || N <- ["bench", "docs", "examples", "run", "check", "configure.ac", "tests"],
         filelib:is_file(filename:join(Top, N))],
+    ok = file:make_symlink(filename:join(os:getenv("abs_top_builddir"), "lib"), filename:join([Dir, "build", "lib"])),
     [script(filename:join([Dir, "build", Name]), os:getenv(Env))
      || {Name, Env} <- [{"pynode", "PYNODE"}, {"erl", "ERL"}, {"python3", "PYTHON"}]],
     Dir.
@@ -121,21 +123,24 @@ play_block(#block{kind = "sh", text = Text} = B, #play{dir = Dir} = Play) ->
 play_block(_, Play) -> Play.
 
 %% Runs one command; a node stays, a shell stays, anything else gives its output.
-console({"erl " ++ _ = Command, _}, _, Play) ->
-    Play#play{shell = open_shell(Command, Play#play.dir)};
 console({Command, Expected}, B, #play{dir = Dir} = Play) ->
-    case is_node(Command, lists:flatten(Expected)) of
-        true ->
+    case {is_shell(Command), is_node(Command, lists:flatten(Expected))} of
+        {true, _} ->
+            Play#play{shell = open_shell(Command, Dir)};
+        {false, true} ->
             Play#play.node =:= none orelse live:stop(Play#play.node),
             Node = start_node(Command, Dir),
             compare(Command, Expected, lists:join("\n", live:lines(Node)), B),
             Play#play{node = Node};
-        false ->
+        {false, false} ->
             {Status, Output} = live:sh("cd \"$DIR\" && " ++ Command, [{"DIR", Dir}, {"PATH", path(Dir)}]),
             Expected =:= [] andalso equal(0, Status, B),
             compare(Command, Expected, Output, B),
             Play
     end.
+
+is_shell(Command) ->
+    re:run(Command, "^([A-Z_]+=[^ ]* )*erl ", [{capture, none}]) =:= match.
 
 is_node(Command, Expected) ->
     re:run(Command, "^(build/)?pynode ", [{capture, none}]) =:= match
@@ -171,7 +176,7 @@ with_shell(Play) -> Play.
 %% {Port, number of the prompt that it shows}
 open_shell(Command, Dir) ->
     Port = open_port({spawn_executable, "/bin/sh"},
-                     [{args, ["-c", "exec " ++ Command]}, binary, stream, stderr_to_stdout, exit_status,
+                     [{args, ["-c", "exec env " ++ Command]}, binary, stream, stderr_to_stdout, exit_status,
                       {cd, Dir}, {env, [{"PATH", path(Dir)}, {"TERM", "dumb"}]}]),
     _ = until_prompt(Port, 1, <<>>),
     {Port, 1}.

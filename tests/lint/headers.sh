@@ -14,7 +14,7 @@ without_header() {
 echo 1..5
 lint_files './*.c' './*.h' | without_header 1 '^/\* NAME - ' | lint_rule "C: /* name - what it is"
 lint_files './*.erl' | sed 's/[.]erl$//' | while read -r file; do
-    sed -n 1p "$file.erl" | grep -q "^%% ${file##*/}\([.]erl\)\{0,1\} - " || echo "$file.erl: line 1"
+    grep -vx -m 1 '%% @private' "$file.erl" | grep -q "^%% ${file##*/}\([.]erl\)\{0,1\} - " || echo "$file.erl: line 1"
 done | lint_rule "Erlang: %% name - what it is"
 lint_files './*.sh' './run' './check' './tests/live/run-*' './tests/matrix' './bench/run-*' |
     without_header 2 '^# NAME - ' | lint_rule "shell: # name - what it is, below the first line"

@@ -10,11 +10,13 @@ unlisted() {
     done
 }
 
-echo 1..7
+echo 1..8
 lint_files './cnode/*.[ch]' | unlisted | lint_rule "the program's sources"
 lint_files './tests/c/test_*.c' './tests/fuzz/fuzz_*.c' | sed 's/[.]c$//' | unlisted |
     lint_rule "the C tests and fuzz targets"
 lint_files './tests/*/live_*.erl' | unlisted | lint_rule "the live tests"
+lint_files './erlang/src/*.?rl' './erlang/include/*' './erlang/test/*' | unlisted |
+    lint_rule "the application and its EUnit tests"
 lint_files './tests/py/test_*.py' | unlisted | lint_rule "the tests that run in a node"
 lint_files './tests/lint/*.sh' | unlisted | lint_rule "the lint tests"
 lint_files './python/erlang/*' | grep -v '[.]pyc$' | unlisted | lint_rule "the Python package"

@@ -341,7 +341,7 @@ overloaded() ->
     First = gen_server:send_request({counter, N}, {gate, Port, first}),
     Door = live:entered(Gate),
     Rest = [gen_server:send_request({counter, N}, {add, 1}) || _ <- lists:seq(1, 20)],
-    Refused = [R || R <- Rest, {error, {overloaded, _}} <- [gen_server:wait_response(R, 200)]],
+    Refused = [R || R <- Rest, {error, {overloaded, _}} <- [gen_server:wait_response(R, live:ms(500))]],
     ?assert(length(Refused) >= 20 - 4 - 1),
     ?assertMatch({overloaded, {gen_server, call, _}},
                  live:within(1000, fun() -> live:exit_of(fun() -> gen_server:call({counter, N}, get) end) end)),

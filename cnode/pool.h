@@ -1,0 +1,59 @@
+/* pool.h - the threads that serve requests: those of the pool and those of queues.
+ *
+ * The pool holds `target` threads; while those are blocked and requests wait, the io thread's looks
+ * (pool_supervise) let it grow up to `max`, and threads idle for a while leave again. The thread of
+ * a queue waits for requests of that queue alone, and is not counted. All is under exec's lock; any
+ * thread; no GIL.
+ */
+#ifndef PYNODE_POOL_H
+#define PYNODE_POOL_H
+
+#include "exec.h"
+
+struct pool_numbers {
+    int workers, idle; /* of the pool */
+    int queues;        /* threads of queues */
+    int running, blocked;
+    size_t queued;
+};
+
+/* Starts the first workers: 0, or -1 with errno. */
+int pool_start(void);
+
+/* Ends the workers that are not in Python, and waits up to seconds: whether all have ended. In
+ * between the leader has to be woken (io_stop). */
+void pool_stop_begin(void);
+bool pool_stop_wait(double seconds);
+
+/* One look by the io thread: adds threads when requests wait and the others are blocked. */
+void pool_supervise(int64_t now);
+
+void pool_read_numbers(struct pool_numbers *n);
+
+/* Calls fn for each worker, under the lock. */
+typedef void pool_list_cb(void *arg, const struct exec_worker *w);
+void pool_list(pool_list_cb *fn, void *arg);
+
+/* Calls fn, under the lock, for each worker that has to be interrupted now; the request that it
+ * runs has then been marked as interrupted. After exec_claim() there is no interruption any more,
+ * so the worker looks at the mark then, and takes back what it has not felt yet. */
+typedef void pool_interrupt_cb(const struct exec_worker *w);
+void pool_each_interrupt(pool_interrupt_cb *fn);
+
+/* Calls fn, under the lock, for each request of the application that has been running for a
+ * millisecond and is not known there to: how many. */
+int pool_report(int64_t now, void (*fn)(const struct request *r));
+
+/* For exec, which holds the lock where the name says so. */
+
+void pool_init(int target, int max, const struct exec_hooks *hooks);
+bool pool_is_stopping_locked(void);
+
+/* Starts a thread for q: 0, or -1 with errno. */
+int pool_start_queue_locked(struct queue *q);
+
+/* Something has been marked to be interrupted: whether the caller has to start a thread for that. */
+bool pool_needs_interrupter_locked(void);
+void pool_start_interrupter(void);
+
+#endif

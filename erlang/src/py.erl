@@ -1,0 +1,715 @@
+%% py - Python from Erlang and Elixir: calls, tasks, functions, nodes.
+%% @doc Python from Erlang and Elixir.
+%%
+%% Every call ends exactly once, in one of
+%%
+%% ```
+%% {ok, Value}
+%% {error, {Type, Message}}                           % Python raised: {error, {'ValueError', <<"...">>}}
+%% {error, {Type, Message, Stack}}                    % with #{traceback => true}
+%% {error, timeout}        {error, cancelled}         % the work in Python is stopped, too
+%% {error, overloaded}     {error, draining}          % the node takes no more
+%% {error, {node_down, Node, not_started | started | unknown}}
+%% {error, {not_allowed, {Module, Function}}}         % by the node's --allow
+%% {error, {bad_option, Key}}
+%% '''
+%%
+%% Modules and functions are atoms, binaries or strings, and may be dotted: `py:call('os.path', join, ["a", "b"])'.
+%% How terms become Python objects and back: docs/terms.md.
+-module(py).
+
+-compile({no_auto_import, [nodes/0, register/2]}).
+
+-export([call/3, call/4, call/5, eval/1, eval/2, eval/3, exec/1, exec/2]).
+-export([cast/3, cast/4, cast/5, spawn_call/3, spawn_call/4, spawn_call/5, await/1, await/2, cancel/1]).
+-export([parallel/1, parallel/2]).
+-export([register_function/2, register_function/3, unregister_function/1]).
+-export([nodes/0, connect/1, connect/2, disconnect/1, info/0, info/1, stats/1, drain/1, drain/2]).
+-export([version/0, version/1, memory_stats/0, memory_stats/1, gc/0, gc/1, reload/1, reload/2]).
+-export([stop_queue/1, stop_queue/2]).
+
+-export_type([name/0, kwargs/0, options/0, result/0, reason/0]).
+
+-type name() :: atom() | binary() | string().
+%% Keyword arguments: `#{indent => 2}'.
+-type kwargs() :: #{atom() | binary() => term()}.
+-type options() :: #{timeout => timeout(),
+                     node => node() | atom(),
+                     strings => utf8 | bytes,
+                     traceback => boolean(),
+                     queue => term(),
+                     thread => new,
+                     executor => blocking}.
+%% `timeout' in milliseconds, 30000 if it is not given. `node': a node, or the name that configured nodes
+%% share. `queue': one after another, in order, on one thread. `thread': on a thread of its own.
+%% `executor': in the thread pool of `erlang.blocking'.
+-type result() :: {ok, term()} | {error, reason()}.
+-type reason() :: term().
+
+-define(TIMEOUT, 30000).
+-define(WATCHED, 40).          % ms after which a caller makes itself known to py_node
+-define(DIRECT, 6).           % calls in flight up to which each is sent by itself
+
+%%% ------------------------------------------------------------------ calls
+
+%% @doc Calls a Python function.
+%%
+%% ```
+%% {ok, 4.0} = py:call(math, sqrt, [16]).
+%% {error, {'ValueError', <<"math domain error">>}} = py:call(math, sqrt, [-1]).
+%% '''
+-spec call(name(), name(), list()) -> result().
+call(Module, Function, Args) ->
+    call_at(default, default, Module, Function, Args, #{}, false, ?TIMEOUT).
+
+%% @doc Calls it with keyword arguments.
+%%
+%% ```
+%% {ok, <<"[\n 1\n]">>} = py:call(json, dumps, [[1]], #{indent => 1}).
+%% '''
+-spec call(name(), name(), list(), kwargs()) -> result().
+call(Module, Function, Args, Kwargs) ->
+    call(Module, Function, Args, Kwargs, ?TIMEOUT).
+
+%% @doc Calls it with a time limit in milliseconds, or with options.
+%%
+%% ```
+%% {error, timeout} = py:call(time, sleep, [1], #{}, 20).
+%% {ok, <<"abc">>} = py:call(builtins, bytes, [<<"abc">>], #{}, #{strings => bytes, timeout => 1000}).
+%% '''
+-spec call(name(), name(), list(), kwargs(), timeout() | options()) -> result().
+call(Module, Function, Args, Kwargs, Options) ->
+    case options(Kwargs, Options) of
+        {ok, Key, Where, Wire, Queued, Timeout} ->
+            call_at(Key, Where, Module, Function, Args, Wire, Queued, Timeout);
+        Error ->
+            Error
+    end.
+
+%% @doc The value of a Python expression.
+%%
+%% ```
+%% {ok, 6} = py:eval(<<"sum(range(4))">>).
+%% '''
+-spec eval(iodata()) -> result().
+eval(Code) ->
+    eval(Code, #{}).
+
+%% @doc The value of an expression with these names.
+%%
+%% ```
+%% {ok, 50} = py:eval(<<"x * y">>, #{x => 5, y => 10}).
+%% '''
+-spec eval(iodata(), kwargs()) -> result().
+eval(Code, Locals) ->
+    eval(Code, Locals, ?TIMEOUT).
+
+%% @doc The same with a time limit or options.
+%%
+%% ```
+%% {error, timeout} = py:eval(<<"__import__('time').sleep(1)">>, #{}, 20).
+%% '''
+-spec eval(iodata(), kwargs(), timeout() | options()) -> result().
+eval(Code, Locals, Options) when is_map(Locals) ->
+    call(builtins, eval, [text(Code), none, Locals], #{}, Options);
+eval(_, _, _) ->
+    {error, {bad_option, locals}}.
+
+%% @doc Runs statements in Python's `__main__', where later calls find what they define.
+%%
+%% ```
+%% ok = py:exec(<<"def twice(x):\n    return 2 * x\n">>),
+%% {ok, 8} = py:call('__main__', twice, [4]).
+%% '''
+-spec exec(iodata()) -> ok | {error, reason()}.
+exec(Code) ->
+    exec(Code, ?TIMEOUT).
+
+%% @doc The same with a time limit or options.
+%%
+%% ```
+%% ok = py:exec(<<"import json">>, #{timeout => 5000}).
+%% '''
+-spec exec(iodata(), timeout() | options()) -> ok | {error, reason()}.
+exec(Code, Options) ->
+    case call(builtins, exec, [text(Code)], #{}, Options) of
+        {ok, _} -> ok;
+        Error -> Error
+    end.
+
+%% A call, at one of the nodes of Key.
+call_at(Key, Where, Module, Function, Args, Wire, Queued, Timeout) ->
+    case pick(py_table:nodes(Key)) of
+        {Node, Pid, Counter} ->
+            case is_process_alive(Pid) of
+                true -> call_node(Node, Pid, Counter, name(Module), name(Function), Args, Wire, Queued, Timeout);
+                false -> {error, {node_down, Node, not_started}}
+            end;
+        none ->
+            {error, {node_down, Where, not_started}}
+    end.
+
+%% An alias takes one answer. Nothing is monitored at first, for that costs two signals to the process
+%% that stands for the node; who waits for long does it then, and is told also of an end before that.
+call_node(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout) ->
+    Slot = py_counter:enter(Counter),
+    Ref = erlang:alias([reply]),
+    Call = {call, Ref, M, F, Args, Wire},
+    case Queued orelse py_counter:in_flight(Counter) > ?DIRECT of
+        true -> Pid ! Call;
+        false -> erlang:send({pynode, Node}, Call, [noconnect])
+    end,
+    receive
+        {py_response, Ref, Result} ->
+            py_counter:leave(Slot),
+            Result
+    after min(Timeout, ?WATCHED) ->
+            wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout)
+    end.
+
+%% The caller makes itself known, so that the call can be cancelled if it dies, and waits on.
+wait_long(Node, Pid, Slot, Ref, MF, Timeout) ->
+    Monitor = erlang:monitor(process, Pid),
+    Timeout =< ?WATCHED orelse (Pid ! {watch, self(), Ref, Slot, MF}),
+    Result = receive
+                 {py_response, Ref, R} ->
+                     R;
+                 {'DOWN', Monitor, process, _, Reason} ->
+                     ended(Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}})
+             after left(Timeout) ->
+                     case ended(Ref, none) of
+                         none -> Pid ! {cancel, Ref, MF}, {error, timeout};
+                         R -> R
+                     end
+             end,
+    erlang:demonitor(Monitor, [flush]),
+    py_counter:leave(Slot),
+    Timeout =< ?WATCHED orelse (Pid ! {unwatch, Ref}),
+    Result.
+
+left(infinity) -> infinity;
+left(Timeout) -> max(0, Timeout - ?WATCHED).
+
+%% The alias goes; an answer that came first is the outcome.
+ended(Ref, Outcome) ->
+    erlang:unalias(Ref),
+    receive
+        {py_response, Ref, Result} -> Result
+    after 0 ->
+            Outcome
+    end.
+
+%% One of the nodes; of two taken at random the one with fewer calls in flight.
+pick({Entry}) ->
+    Entry;
+pick({}) ->
+    none;
+pick(Entries) ->
+    A = element(rand:uniform(tuple_size(Entries)), Entries),
+    B = element(rand:uniform(tuple_size(Entries)), Entries),
+    case py_counter:in_flight(element(3, A)) =< py_counter:in_flight(element(3, B)) of
+        true -> A;
+        false -> B
+    end.
+
+name(Name) when is_list(Name) -> unicode:characters_to_binary(Name);
+name(Name) -> Name.
+
+text(Code) -> unicode:characters_to_binary(Code).
+
+%%% ------------------------------------------------------------------ options
+
+%% {ok, Key of the table, what to call it, options on the wire, in order, limit}
+options(Kwargs, Timeout) when is_integer(Timeout), Timeout >= 0; Timeout =:= infinity ->
+    options(Kwargs, #{timeout => Timeout});
+options(Kwargs, Options) when is_map(Kwargs), is_map(Options) ->
+    Wire = case map_size(Kwargs) of
+               0 -> #{};
+               _ -> #{kwargs => Kwargs}
+           end,
+    try maps:fold(fun option/3, {ok, default, default, Wire, false, ?TIMEOUT}, Options)
+    catch
+        throw:{bad_option, Key} -> {error, {bad_option, Key}}
+    end;
+options(Kwargs, _) when not is_map(Kwargs) ->
+    {error, {bad_option, kwargs}};
+options(_, _) ->
+    {error, {bad_option, timeout}}.
+
+option(timeout, T, {ok, K, N, W, Q, _}) when is_integer(T), T >= 0; T =:= infinity -> {ok, K, N, W, Q, T};
+option(node, N, {ok, _, _, W, Q, T}) when is_atom(N) -> {ok, node_key(N), N, W, Q, T};
+option(strings, S, {ok, K, N, W, Q, T}) when S =:= utf8; S =:= bytes -> {ok, K, N, W#{strings => S}, Q, T};
+option(traceback, true, {ok, K, N, W, Q, T}) -> {ok, K, N, W#{traceback => true}, Q, T};
+option(traceback, false, Acc) -> Acc;
+option(queue, Name, {ok, K, N, W, _, T}) -> {ok, K, N, W#{queue => Name}, true, T};
+option(thread, new, {ok, K, N, W, Q, T}) -> {ok, K, N, W#{thread => new}, Q, T};
+option(executor, blocking, {ok, K, N, W, Q, T}) -> {ok, K, N, W#{executor => blocking}, Q, T};
+option(Key, _, _) -> throw({bad_option, Key}).
+
+%% A node has an @ in its name, the common name of configured ones has none.
+node_key(Node) ->
+    case lists:member($@, atom_to_list(Node)) of
+        true -> {node, Node};
+        false -> {name, Node}
+    end.
+
+%%% ------------------------------------------------------------------ without waiting
+
+%% @doc Calls a function and asks for no answer; its error is in the node's log.
+%%
+%% ```
+%% ok = py:cast(builtins, print, [<<"hello">>]).
+%% '''
+-spec cast(name(), name(), list()) -> ok | {error, {bad_option, term()}}.
+cast(Module, Function, Args) ->
+    cast(Module, Function, Args, #{}).
+
+%% @doc The same with keyword arguments.
+%%
+%% ```
+%% ok = py:cast(builtins, print, [1, 2], #{sep => <<"-">>}).
+%% '''
+-spec cast(name(), name(), list(), kwargs()) -> ok | {error, {bad_option, term()}}.
+cast(Module, Function, Args, Kwargs) ->
+    cast(Module, Function, Args, Kwargs, #{}).
+
+%% @doc The same with options. A cast to a node that is not there is dropped, as a message would be.
+%%
+%% ```
+%% ok = py:cast(builtins, print, [1], #{}, #{queue => printer}).
+%% '''
+-spec cast(name(), name(), list(), kwargs(), options()) -> ok | {error, {bad_option, term()}}.
+cast(Module, Function, Args, Kwargs, Options) ->
+    case options(Kwargs, Options) of
+        {ok, Key, _, Wire, Queued, _} ->
+            cast_at(pick(py_table:nodes(Key)), {cast, name(Module), name(Function), Args, Wire}, Queued);
+        Error ->
+            Error
+    end.
+
+cast_at(none, _, _) ->
+    ok;
+cast_at({_, Pid, _}, Cast, true) ->
+    Pid ! Cast,
+    ok;
+cast_at({Node, _, _}, Cast, false) ->
+    erlang:send({pynode, Node}, Cast, [noconnect]),
+    ok.
+
+%% @doc Begins a call. Its answer comes as the message `{py_response, Ref, Result}', also when the node
+%% goes; `await/1' waits for it. The call is cancelled when this process ends.
+%%
+%% ```
+%% Ref = py:spawn_call(math, sqrt, [9.0]),
+%% {ok, 3.0} = py:await(Ref).
+%% '''
+-spec spawn_call(name(), name(), list()) -> reference().
+spawn_call(Module, Function, Args) ->
+    spawn_call(Module, Function, Args, #{}).
+
+%% @doc The same with keyword arguments.
+%%
+%% ```
+%% Ref = py:spawn_call(json, dumps, [[1]], #{indent => 0}),
+%% {ok, <<"[\n1\n]">>} = py:await(Ref).
+%% '''
+-spec spawn_call(name(), name(), list(), kwargs()) -> reference().
+spawn_call(Module, Function, Args, Kwargs) ->
+    spawn_call(Module, Function, Args, Kwargs, infinity).
+
+%% @doc The same with a time limit or options.
+%%
+%% ```
+%% Ref = py:spawn_call(time, sleep, [1], #{}, 20),
+%% {error, timeout} = receive {py_response, Ref, Result} -> Result end.
+%% '''
+-spec spawn_call(name(), name(), list(), kwargs(), timeout() | options()) -> reference().
+spawn_call(Module, Function, Args, Kwargs, Options) ->
+    Ref = erlang:alias([reply]),
+    case options(Kwargs, spawn_options(Options)) of
+        {ok, Key, Where, Wire, _, Timeout} ->
+            case pick(py_table:nodes(Key)) of
+                {Node, Pid, _} ->
+                    Call = {call, Ref, name(Module), name(Function), Args, Wire},
+                    spawn_at(Node, Pid, Ref, {spawn_call, self(), Timeout, Call});
+                none ->
+                    Ref ! {py_response, Ref, {error, {node_down, Where, not_started}}}
+            end;
+        Error ->
+            Ref ! {py_response, Ref, Error}
+    end,
+    Ref.
+
+%% The limit of what nobody may wait for is that of await/1,2, unless one is given.
+spawn_options(Options) when is_map(Options) -> maps:merge(#{timeout => infinity}, Options);
+spawn_options(Timeout) -> Timeout.
+
+%% In the table first: if the process of the node has just ended, the coordinator has not seen this
+%% call there, or it has, and then its answer is taken.
+spawn_at(Node, Pid, Ref, Message) ->
+    py_table:add_call(Ref, Pid),
+    Pid ! Message,
+    case is_process_alive(Pid) of
+        true ->
+            ok;
+        false ->
+            py_table:remove_call(Ref),
+            Ref ! {py_response, Ref, {error, {node_down, Node, not_started}}}
+    end.
+
+%% @doc Waits up to 30 s for what `spawn_call' has begun.
+%%
+%% ```
+%% {ok, 3} = py:await(py:spawn_call(builtins, len, [[1, 2, 3]])).
+%% '''
+-spec await(reference()) -> result().
+await(Ref) ->
+    await(Ref, ?TIMEOUT).
+
+%% @doc Waits as long as the limit says; when it passes the call is cancelled.
+%%
+%% ```
+%% {error, timeout} = py:await(py:spawn_call(time, sleep, [1]), 20).
+%% '''
+-spec await(reference(), timeout()) -> result().
+await(Ref, Timeout) ->
+    receive
+        {py_response, Ref, Result} -> Result
+    after Timeout ->
+            case ended(Ref, none) of
+                none -> cancel(Ref), {error, timeout};
+                Result -> Result
+            end
+    end.
+
+%% @doc Cancels what `spawn_call' has begun: its answer is `{error, cancelled}', unless it has one already.
+%% In Python a running call gets the exception `erlang.Cancelled'.
+%%
+%% ```
+%% Ref = py:spawn_call(time, sleep, [1]),
+%% ok = py:cancel(Ref),
+%% {error, cancelled} = py:await(Ref).
+%% '''
+-spec cancel(reference()) -> ok.
+cancel(Ref) ->
+    case py_table:call(Ref) of
+        {ok, Pid} -> Pid ! {cancel_call, Ref}, ok;
+        none -> ok
+    end.
+
+%% @doc Several calls at once, as `{Module, Function, Args}' or with keyword arguments. The answers are
+%% in the order of the calls, each as `call/3' would give it.
+%%
+%% ```
+%% {ok, [{ok, 2.0}, {error, {'ValueError', _}}]} = py:parallel([{math, sqrt, [4]}, {math, sqrt, [-4]}]).
+%% '''
+-spec parallel([{name(), name(), list()} | {name(), name(), list(), kwargs()}]) -> {ok, [result()]}.
+parallel(Calls) ->
+    parallel(Calls, #{}).
+
+%% @doc The same with a time limit for all of them together, or options for each.
+%%
+%% ```
+%% {ok, [{error, timeout}, {ok, 1}]} =
+%%     py:parallel([{time, sleep, [1]}, {builtins, abs, [-1]}], 100).
+%% '''
+-spec parallel([{name(), name(), list()} | {name(), name(), list(), kwargs()}], timeout() | options()) ->
+          {ok, [result()]}.
+parallel(Calls, Options) ->
+    Limit = case Options of
+                #{timeout := T} -> T;
+                #{} -> ?TIMEOUT;
+                _ -> Options
+            end,
+    Refs = [begin_one(Call, Options) || Call <- Calls],
+    End = case Limit of
+              infinity -> infinity;
+              _ -> erlang:monotonic_time(millisecond) + Limit
+          end,
+    {ok, [await(Ref, until(End)) || Ref <- Refs]}.
+
+begin_one({M, F, A}, Options) -> spawn_call(M, F, A, #{}, Options);
+begin_one({M, F, A, K}, Options) -> spawn_call(M, F, A, K, Options).
+
+until(infinity) -> infinity;
+until(End) -> max(0, End - erlang:monotonic_time(millisecond)).
+
+%%% ------------------------------------------------------------------ functions for Python
+
+%% @doc Lets Python call this function by its name; it takes the list of arguments.
+%%
+%% ```
+%% ok = py:register_function(add_one, fun([X]) -> X + 1 end).
+%% '''
+-spec register_function(name(), fun((list()) -> term())) -> ok | {error, {bad_option, function}}.
+register_function(Name, Function) when is_function(Function, 1) ->
+    py_table:add_function(function_name(Name), Function);
+register_function(_, _) ->
+    {error, {bad_option, function}}.
+
+%% @doc Lets Python call `Module:Function', with as many arguments as it gives.
+%%
+%% ```
+%% ok = py:register_function(reverse, lists, reverse).
+%% '''
+-spec register_function(name(), module(), atom()) -> ok | {error, {bad_option, function}}.
+register_function(Name, Module, Function) when is_atom(Module), is_atom(Function) ->
+    py_table:add_function(function_name(Name), {Module, Function});
+register_function(_, _, _) ->
+    {error, {bad_option, function}}.
+
+%% @doc Takes the name away again.
+%%
+%% ```
+%% ok = py:unregister_function(reverse).
+%% '''
+-spec unregister_function(name()) -> ok.
+unregister_function(Name) ->
+    py_table:remove_function(function_name(Name)).
+
+function_name(Name) when is_atom(Name) -> atom_to_binary(Name);
+function_name(Name) -> unicode:characters_to_binary(Name).
+
+%%% ------------------------------------------------------------------ nodes
+
+%% @doc The Python nodes that this VM is attached to.
+%%
+%% ```
+%% [Node] = py:nodes().
+%% '''
+-spec nodes() -> [node()].
+nodes() ->
+    py_coordinator:nodes().
+
+%% @doc Attaches a Python node that was started elsewhere. When the connection is lost it is made again,
+%% until `disconnect/1'.
+%%
+%% ```
+%% {error, _} = py:connect('nobody@127.0.0.1').
+%% '''
+-spec connect(node()) -> ok | {error, term()}.
+connect(Node) ->
+    connect(Node, ?TIMEOUT).
+
+%% @doc The same with a time limit in milliseconds.
+%%
+%% ```
+%% {error, _} = py:connect('nobody@127.0.0.1', 5000).
+%% '''
+-spec connect(node(), timeout()) -> ok | {error, term()}.
+connect(Node, Timeout) ->
+    py_coordinator:connect(Node, Timeout).
+
+%% @doc Lets go of a node that was attached by `connect/1' or has come by itself. It lives on.
+%%
+%% ```
+%% {error, not_connected} = py:disconnect('nobody@127.0.0.1').
+%% '''
+-spec disconnect(node()) -> ok | {error, term()}.
+disconnect(Node) ->
+    py_coordinator:disconnect(Node).
+
+%% @doc What there is: each node with its state, where it comes from, its calls in flight, and what it
+%% said of itself when it was attached.
+%%
+%% ```
+%% #{nodes := [#{state := up, source := port, info := #{python := _}}], down := []} = py:info().
+%% '''
+-spec info() -> map() | {error, term()}.
+info() ->
+    py_coordinator:info().
+
+%% @doc The same of one node, and how it is now (`pynode:status/0').
+%%
+%% ```
+%% [Node] = py:nodes(),
+%% {ok, #{status := #{state := ready}}} = py:info(Node).
+%% '''
+-spec info(node()) -> {ok, map()} | {error, reason()}.
+info(Node) ->
+    case {py_coordinator:info(), own(Node, status)} of
+        {#{nodes := Nodes}, {ok, Status}} ->
+            [Info] = [N || N = #{node := Name} <- Nodes, Name =:= Node],
+            {ok, Info#{status => Status}};
+        {_, Error} ->
+            Error
+    end.
+
+%% @doc What the node has counted since its start, with the pool of `erlang.blocking' if it is in use.
+%%
+%% ```
+%% [Node] = py:nodes(),
+%% {ok, #{calls := _, errors := _, blocking := _}} = py:stats(Node).
+%% '''
+-spec stats(node() | atom()) -> {ok, map()} | {error, reason()}.
+stats(Node) ->
+    case own(Node, stats) of
+        {ok, Stats} ->
+            case call('erlang.blocking', '_default_stats', [], #{}, #{node => Node}) of
+                {ok, Pool} -> {ok, Stats#{blocking => Pool}};
+                {error, _} -> {ok, Stats#{blocking => none}}
+            end;
+        Error ->
+            Error
+    end.
+
+%% @doc Lets a node finish what it has and leave. A configured one is not started again.
+%%
+%% ```
+%% {error, {node_down, 'nobody@127.0.0.1', not_started}} = py:drain('nobody@127.0.0.1').
+%% '''
+-spec drain(node()) -> ok | {error, reason()}.
+drain(Node) ->
+    drain(Node, ?TIMEOUT).
+
+%% @doc The same with a time limit in milliseconds, after which it is stopped.
+%%
+%% ```
+%% {error, {node_down, 'nobody@127.0.0.1', not_started}} = py:drain('nobody@127.0.0.1', 1000).
+%% '''
+-spec drain(node(), timeout()) -> ok | {error, reason()}.
+drain(Node, Timeout) ->
+    case py_coordinator:stop_node(Node, 5000) of
+        {port, Port} -> py_port:stop(Port, Timeout);
+        connected -> drain_connected(Node);
+        Error -> Error
+    end.
+
+drain_connected(Node) ->
+    Ref = erlang:monitor(process, {pynode, Node}, [{alias, reply_demonitor}]),
+    {pynode, Node} ! {call, Ref, pynode, drain, [], #{}},
+    receive
+        {py_response, Ref, {ok, _}} -> ok;
+        {py_response, Ref, Error} -> Error;
+        {'DOWN', Ref, process, _, _} -> ok
+    after ?TIMEOUT ->
+            erlang:demonitor(Ref, [flush]),
+            {error, timeout}
+    end.
+
+%% @doc The versions of pynode, Python and erl_interface.
+%%
+%% ```
+%% {ok, #{python := <<"3.", _/binary>>}} = py:version().
+%% '''
+-spec version() -> {ok, map()} | {error, reason()}.
+version() ->
+    version(default).
+
+%% @doc The same of one node.
+%%
+%% ```
+%% [Node] = py:nodes(),
+%% {ok, #{pynode := _}} = py:version(Node).
+%% '''
+-spec version(node() | atom()) -> {ok, map()} | {error, reason()}.
+version(Node) ->
+    own(Node, version).
+
+%% @doc What Python's collector has counted, and the memory of the process in bytes.
+%%
+%% ```
+%% {ok, #{gc_count := [_, _, _], rss := _}} = py:memory_stats().
+%% '''
+-spec memory_stats() -> result().
+memory_stats() ->
+    memory_stats(default).
+
+%% @doc The same of one node.
+%%
+%% ```
+%% [Node] = py:nodes(),
+%% {ok, #{rss := _}} = py:memory_stats(Node).
+%% '''
+-spec memory_stats(node() | atom()) -> result().
+memory_stats(Node) ->
+    at(Node, 'erlang._node', memory_stats, []).
+
+%% @doc Runs Python's collector; the value is how many objects it could not reach.
+%%
+%% ```
+%% {ok, Count} = py:gc(), true = is_integer(Count).
+%% '''
+-spec gc() -> {ok, non_neg_integer()} | {error, reason()}.
+gc() ->
+    gc(default).
+
+%% @doc The same at one node.
+%%
+%% ```
+%% [Node] = py:nodes(),
+%% {ok, _} = py:gc(Node).
+%% '''
+-spec gc(node() | atom()) -> {ok, non_neg_integer()} | {error, reason()}.
+gc(Node) ->
+    at(Node, gc, collect, []).
+
+%% @doc Loads a module anew in every node, or for the first time.
+%%
+%% ```
+%% ok = py:reload(json).
+%% '''
+-spec reload(name()) -> ok | {error, [{node(), reason()}]}.
+reload(Module) ->
+    Results = [{Node, reload(Node, Module)} || Node <- nodes()],
+    case [{Node, Reason} || {Node, {error, Reason}} <- Results] of
+        [] -> ok;
+        Failed -> {error, Failed}
+    end.
+
+%% @doc The same in one node.
+%%
+%% ```
+%% [Node] = py:nodes(),
+%% ok = py:reload(Node, json).
+%% '''
+-spec reload(node() | atom(), name()) -> ok | {error, reason()}.
+reload(Node, Module) ->
+    case at(Node, pynode, reload, [name(Module)]) of
+        {ok, _} -> ok;
+        Error -> Error
+    end.
+
+own(Node, Function) ->
+    at(Node, pynode, Function, []).
+
+at(default, Module, Function, Args) ->
+    call(Module, Function, Args);
+at(Node, Module, Function, Args) ->
+    call(Module, Function, Args, #{}, #{node => Node}).
+
+%%% ------------------------------------------------------------------ queues
+
+%% @doc Ends a queue: what it holds is finished first, then its thread ends. Up to 30 s.
+%%
+%% ```
+%% {ok, 1} = py:call(builtins, abs, [-1], #{}, #{queue => example}),
+%% ok = py:stop_queue(example).
+%% '''
+-spec stop_queue(term()) -> ok | {error, reason()}.
+stop_queue(Name) ->
+    stop_queue(Name, ?TIMEOUT).
+
+%% @doc The same with a time limit or options. When the limit passes, what the queue holds is cancelled:
+%% those callers get `{error, cancelled}'.
+%%
+%% ```
+%% ok = py:stop_queue(example, 1000).
+%% '''
+-spec stop_queue(term(), timeout() | options()) -> ok | {error, reason()}.
+stop_queue(Name, Options) when is_map(Options) ->
+    case call(pynode, end_queue, [], #{}, Options#{queue => Name}) of
+        {ok, _} ->
+            ok;
+        {error, timeout} ->
+            Key = case Options of
+                      #{node := Node} -> node_key(Node);
+                      #{} -> default
+                  end,
+            [Pid ! {drop_queue, Name} || {_, Pid, _} <- tuple_to_list(py_table:nodes(Key))],
+            {error, timeout};
+        Error ->
+            Error
+    end;
+stop_queue(Name, Timeout) ->
+    stop_queue(Name, #{timeout => Timeout}).

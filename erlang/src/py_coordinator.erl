@@ -1,0 +1,340 @@
+%% @private
+%% py_coordinator - which Python nodes this VM has: starts, attaches and forgets them.
+%%
+%% It keeps the table that calls read (py_table), so that no call goes through it. What it is told:
+%%
+%%      {attached, Pid, Node, Info, Counter}   cast of py_node: the node is there
+%%      {node_ready, Name, Node, Port, Spec}   cast of py_port: the program is up
+%%      {node_exited, Node, How}               cast of py_port: it has ended, {status | signal, N}
+%%      {node_given_up, Name, Node, Report}    cast of py_port: it is not started again
+%%      {py_hello, Node}                       message of a node that was started elsewhere
+%%      {py_call, From, Name, Args}            message of a Python thread: erlang.call
+-module(py_coordinator).
+
+-behaviour(gen_server).
+
+-export([start_link/1, wait_started/0, attached/4]).
+-export([connect/2, disconnect/1, nodes/0, info/0, stop_node/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+
+-export_type([node_info/0]).
+
+-type node_info() :: #{node := node(), name => atom(), source := port | connect | hello, info := map(),
+                       port => map()}.
+
+-define(FORGET, 5000).
+-define(RETRY_PORT, 10).
+-define(RETRY_MIN, 200).
+-define(RETRY_MAX, 5000).
+
+-record(port, {name :: atom(),
+               spec :: py_options:spec(),
+               node :: node() | undefined,
+               settled = false :: boolean(),   % it was up once, or has failed once
+               failed = false :: boolean()}).
+
+-record(node, {pid :: pid(),
+               monitor :: reference(),
+               source :: {port, pid()} | connect | hello,
+               entry :: py_table:entry() | undefined,
+               info = #{} :: map(),
+               waiting = [] :: [gen_server:from()]}).
+
+-record(s, {options :: py_options:env(),
+            ports = #{} :: #{pid() => #port{}},
+            nodes = #{} :: #{node() => #node{}},
+            wanted = #{} :: #{node() => pos_integer()},  % of connect/2, and the next pause
+            left = #{} :: #{node() => true},  % disconnected by the user: their hellos are not heard
+            waiting = [] :: [gen_server:from()]}).       % for all ports to settle
+
+%%% ------------------------------------------------------------------ for the others
+
+-spec start_link(py_options:env()) -> gen_server:start_ret().
+start_link(Options) ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, Options, []).
+
+%% Waits until each configured node has been up once, or has failed once.
+-spec wait_started() -> ok.
+wait_started() ->
+    gen_server:call(?MODULE, wait_started, infinity).
+
+-spec attached(pid(), node(), map(), py_counter:counter()) -> ok.
+attached(Pid, Node, Info, Counter) ->
+    gen_server:cast(?MODULE, {attached, Pid, Node, Info, Counter}).
+
+-spec connect(node(), timeout()) -> ok | {error, term()}.
+connect(Node, Timeout) ->
+    call({connect, Node}, Timeout).
+
+-spec disconnect(node()) -> ok | {error, term()}.
+disconnect(Node) ->
+    call({disconnect, Node}, 5000).
+
+%% The attached nodes.
+-spec nodes() -> [node()].
+nodes() ->
+    case call(nodes, 5000) of
+        Nodes when is_list(Nodes) -> Nodes;
+        {error, _} -> []
+    end.
+
+-spec info() -> #{nodes := [node_info()], down := [map()]} | {error, term()}.
+info() ->
+    call(info, 5000).
+
+%% No new calls go to the node; if it is a configured one its process is stopped in good order.
+-spec stop_node(node(), timeout()) -> {port, pid()} | connected | {error, term()}.
+stop_node(Node, Timeout) ->
+    call({stop_node, Node}, Timeout).
+
+call(Request, Timeout) ->
+    try gen_server:call(?MODULE, Request, Timeout)
+    catch
+        exit:{timeout, _} -> {error, timeout};
+        exit:{noproc, _} -> {error, not_started}
+    end.
+
+%%% ------------------------------------------------------------------ gen_server
+
+-spec init(py_options:env()) -> {ok, #s{}, {continue, start}}.
+init(Options) ->
+    process_flag(trap_exit, true),
+    [py_table:set_nodes(Key, []) || Key <- py_table:keys()],
+    {ok, #s{options = Options}, {continue, start}}.
+
+%% If this process had ended, its nodes have lived on, and are taken over; calls under way end.
+-spec handle_continue(start, #s{}) -> {noreply, #s{}}.
+handle_continue(start, S = #s{options = #{nodes := Specs}}) ->
+    [py_node:detach(Pid) || {_, Pid, _, _} <- supervisor:which_children(py_node_sup), is_pid(Pid)],
+    Running = [{maps:get(node, Info), Pid, Info}
+               || {_, Pid, _, _} <- supervisor:which_children(py_port_sup), is_pid(Pid), Info <- port_info(Pid)],
+    {noreply, settle(lists:foldl(fun(Spec, Acc) -> take_port(Spec, Running, Acc) end, S, Specs))}.
+
+port_info(Pid) ->
+    try [py_port:info(Pid)]
+    catch exit:_ -> []
+    end.
+
+take_port(Spec, Running, S) ->
+    case lists:keyfind(py_program:node_name(Spec), 1, Running) of
+        {Node, Pid, #{state := ready}} -> attach(Node, {port, Pid}, [], add_port(Pid, Node, Spec, S));
+        {_, Pid, _} -> add_port(Pid, undefined, Spec, S);
+        false -> {ok, Pid} = py_port_sup:start_child(Spec), add_port(Pid, undefined, Spec, S)
+    end.
+
+add_port(Pid, Node, Spec = #{name := Name}, S = #s{ports = Ports}) ->
+    erlang:monitor(process, Pid),
+    S#s{ports = Ports#{Pid => #port{name = Name, spec = Spec, node = Node}}}.
+
+-spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}} | {noreply, #s{}}.
+handle_call(wait_started, From, S) ->
+    {noreply, settle(S#s{waiting = [From | S#s.waiting]})};
+handle_call({connect, Node}, From, #s{left = Left} = S0) ->
+    S = #s{nodes = Nodes, wanted = Wanted} = S0#s{left = maps:remove(Node, Left)},
+    case Nodes of
+        #{Node := #node{entry = undefined, waiting = Waiting} = N} ->
+            {noreply, S#s{nodes = Nodes#{Node := N#node{waiting = [From | Waiting]}}}};
+        #{Node := _} ->
+            {reply, ok, S#s{wanted = Wanted#{Node => ?RETRY_MIN}}};
+        _ ->
+            {noreply, attach(Node, connect, [From], S)}
+    end;
+handle_call({disconnect, Node}, _From, S = #s{nodes = Nodes, wanted = Wanted}) ->
+    Left = S#s{wanted = maps:remove(Node, Wanted)},
+    case Nodes of
+        #{Node := #node{source = {port, _}}} -> {reply, {error, configured}, S};
+        #{Node := #node{pid = Pid}} ->
+            py_node:detach(Pid),
+            {reply, ok, Left#s{left = maps:put(Node, true, S#s.left)}};
+        _ -> {reply, {error, not_connected}, Left}
+    end;
+handle_call(nodes, _From, S) ->
+    {reply, [Node || {Node, #node{entry = E}} <- lists:sort(maps:to_list(S#s.nodes)), E =/= undefined], S};
+handle_call(info, _From, S) ->
+    {reply, info(S), S};
+handle_call({stop_node, Node}, _From, S = #s{nodes = Nodes, wanted = Wanted}) ->
+    case Nodes of
+        #{Node := N = #node{source = Source}} ->
+            Left = publish(S#s{nodes = Nodes#{Node := N#node{entry = undefined}},
+                               wanted = maps:remove(Node, Wanted)}),
+            {reply, case Source of {port, _} -> Source; _ -> connected end, Left};
+        _ ->
+            {reply, {error, {node_down, Node, not_started}}, S}
+    end;
+handle_call(_Request, _From, S) ->
+    {reply, {error, bad_request}, S}.
+
+-spec handle_cast(term(), #s{}) -> {noreply, #s{}}.
+handle_cast({attached, Pid, Node, Info, Counter}, S = #s{nodes = Nodes}) ->
+    case Nodes of
+        #{Node := N = #node{pid = Pid, waiting = Waiting}} ->
+            [gen_server:reply(From, ok) || From <- Waiting],
+            Up = N#node{entry = {Node, Pid, Counter}, info = Info, waiting = []},
+            {noreply, settle(publish(S#s{nodes = Nodes#{Node := Up}}))};
+        _ ->
+            {noreply, S}
+    end;
+handle_cast({node_ready, _Name, Node, Port, _Spec}, S = #s{ports = Ports}) ->
+    case Ports of
+        #{Port := P} ->
+            {noreply, attach(Node, {port, Port}, [], S#s{ports = Ports#{Port := P#port{node = Node}}})};
+        _ ->
+            {noreply, S}
+    end;
+handle_cast({node_exited, Node, _How}, S) ->
+    {noreply, settle(ended(Node, S))};
+handle_cast({node_given_up, _Name, Node, _Report}, S) ->
+    {noreply, settle(ended(Node, S))};
+handle_cast(_Late, S) ->
+    {noreply, S}.
+
+-spec handle_info(term(), #s{}) -> {noreply, #s{}}.
+handle_info({py_hello, Node}, S = #s{nodes = Nodes, left = Left}) when is_atom(Node) ->
+    case Nodes of
+        #{Node := _} -> {noreply, S};
+        _ when is_map_key(Node, Left) -> {noreply, S};
+        _ -> {noreply, attach(Node, hello, [], S)}
+    end;
+handle_info({py_call, From, Name, Args}, S) when is_pid(From), is_binary(Name), is_list(Args) ->
+    py_handler_sup:start_handler(From, Name, Args),
+    {noreply, S};
+handle_info({'DOWN', Monitor, process, Pid, Reason}, S = #s{nodes = Nodes, ports = Ports}) ->
+    case [Node || {Node, #node{monitor = M}} <- maps:to_list(Nodes), M =:= Monitor] of
+        [Node] -> {noreply, settle(node_down(Node, Pid, Reason, S))};
+        [] -> {noreply, settle(S#s{ports = maps:remove(Pid, Ports)})}
+    end;
+handle_info({retry, Node}, S = #s{nodes = Nodes, wanted = Wanted}) ->
+    case [Pid || {Pid, #port{node = N}} <- maps:to_list(S#s.ports), N =:= Node] of
+        _ when is_map_key(Node, Nodes) -> {noreply, S};
+        [Port] -> {noreply, attach(Node, {port, Port}, [], S)};
+        [] when is_map_key(Node, Wanted) -> {noreply, attach(Node, connect, [], S)};
+        [] -> {noreply, S}
+    end;
+handle_info({forget, Pid}, S) ->
+    py_table:forget_started(Pid),
+    {noreply, S};
+handle_info(_Late, S) ->
+    {noreply, S}.
+
+%%% ------------------------------------------------------------------ nodes
+
+%% Begins to attach; a process of an earlier life of the same node is on its way out.
+attach(Node, Source, Waiting, S = #s{nodes = Nodes}) ->
+    case Nodes of
+        #{Node := #node{pid = Old, monitor = M}} ->
+            erlang:demonitor(M, [flush]),
+            py_node:detach(Old),
+            attach(Node, Source, Waiting, node_gone(Node, Old, {shutdown, detached}, S));
+        _ ->
+            {ok, Pid} = py_node_sup:start_node(Node, node_options(Source, S)),
+            N = #node{pid = Pid, monitor = erlang:monitor(process, Pid), source = Source, waiting = Waiting},
+            S#s{nodes = Nodes#{Node => N}}
+    end.
+
+node_options({port, Port}, #s{ports = Ports}) ->
+    #{Port := #port{spec = #{kill_after := After}}} = Ports,
+    #{kill_after => After, kill => fun() -> py_port:kill(Port) end};
+node_options(_, _) ->
+    #{}.
+
+%% Tried again are nodes that connect/2 asked for, and configured ones, until their process is known to
+%% have ended: the connection may have been cut. One that said hello comes by itself.
+node_down(Node, Pid, Reason, S = #s{nodes = Nodes, wanted = Wanted}) ->
+    #{Node := #node{source = Source, entry = Entry, waiting = Waiting}} = Nodes,
+    [gen_server:reply(From, {error, reason(Reason)}) || From <- Waiting],
+    Left = node_gone(Node, Pid, Reason, S),
+    case Source of
+        {port, _} ->
+            retry(Node, ?RETRY_PORT, Left);
+        connect when is_map_key(Node, Wanted) ->
+            #{Node := Pause} = Wanted,
+            retry(Node, Pause, Left#s{wanted = Wanted#{Node := min(2 * Pause, ?RETRY_MAX)}});
+        connect when Entry =/= undefined, Reason =/= {shutdown, detached} ->
+            retry(Node, ?RETRY_MIN, Left#s{wanted = Wanted#{Node => ?RETRY_MIN}});
+        _ ->
+            Left
+    end.
+
+retry(Node, Pause, S) ->
+    erlang:send_after(Pause + rand:uniform(Pause), self(), {retry, Node}),
+    S.
+
+reason({shutdown, Reason}) -> Reason;
+reason(Reason) -> Reason.
+
+%% Answers what spawn_call has begun there and nobody has answered: the alias takes one answer only.
+node_gone(Node, Pid, Reason, S = #s{nodes = Nodes}) ->
+    [begin
+         Ref ! {py_response, Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}}},
+         py_table:remove_call(Ref)
+     end || Ref <- py_table:calls_of(Pid)],
+    py_counter:free(Pid),
+    erlang:send_after(?FORGET, self(), {forget, Pid}),
+    publish(S#s{nodes = maps:remove(Node, Nodes)}).
+
+%% Writes what calls read: each node, each name's nodes, and those that are taken if none is named.
+publish(S = #s{nodes = Nodes}) ->
+    Up = [{N#node.entry, name(N, S)} || {_, N} <- lists:sort(maps:to_list(Nodes)), N#node.entry =/= undefined],
+    Named = [{Name, E} || {E, Name} <- Up, Name =/= undefined],
+    Default = case [E || {_, E} <- Named] of
+                  [] when map_size(S#s.ports) =:= 0 -> [E || {E, _} <- Up];
+                  Configured -> Configured
+              end,
+    New = [{default, Default}]
+        ++ [{{node, element(1, E)}, [E]} || {E, _} <- Up]
+        ++ [{{name, Name}, [E || {N, E} <- Named, N =:= Name]} || Name <- lists:usort([N || {N, _} <- Named])],
+    [py_table:set_nodes(Key, Entries) || {Key, Entries} <- New],
+    [py_table:set_nodes(Key, []) || Key <- py_table:keys(), not lists:keymember(Key, 1, New)],
+    S.
+
+name(#node{source = {port, Port}}, #s{ports = Ports}) ->
+    case Ports of
+        #{Port := #port{name = Name}} -> Name;
+        _ -> undefined
+    end;
+name(_, _) ->
+    undefined.
+
+%%% ------------------------------------------------------------------ the start
+
+%% The node's program has ended: that counts as settled, for nobody knows how long it will go on.
+ended(Node, S = #s{ports = Ports}) ->
+    S#s{ports = maps:map(fun(_, P = #port{spec = #{alive := Alive}}) ->
+                                 case lists:prefix(Alive ++ py_distribution:suffix() ++ "@", atom_to_list(Node)) of
+                                     true -> P#port{node = undefined, failed = true};
+                                     false -> P
+                                 end
+                         end, Ports)}.
+
+%% Answers those who wait for the start when no port is still on its way.
+settle(S = #s{ports = Ports, nodes = Nodes, waiting = Waiting}) ->
+    Attached = [Port || {_, #node{source = {port, Port}, entry = E}} <- maps:to_list(Nodes), E =/= undefined],
+    Settled = maps:map(fun(Pid, P = #port{settled = Is, failed = Failed}) ->
+                               P#port{settled = Is orelse Failed orelse lists:member(Pid, Attached)}
+                       end, Ports),
+    case [P || P = #port{settled = false} <- maps:values(Settled)] of
+        [] ->
+            [gen_server:reply(From, ok) || From <- Waiting],
+            S#s{ports = Settled, waiting = []};
+        _ ->
+            S#s{ports = Settled}
+    end.
+
+%%% ------------------------------------------------------------------ info
+
+info(S = #s{nodes = Nodes, ports = Ports}) ->
+    Up = [node_info(Node, N, S) || {Node, N} <- lists:sort(maps:to_list(Nodes))],
+    Down = [#{name => Name, port => Pid} || {Pid, #port{name = Name}} <- maps:to_list(Ports),
+                                            not lists:any(fun(#node{source = Source, entry = E}) ->
+                                                                  Source =:= {port, Pid} andalso E =/= undefined
+                                                          end, maps:values(Nodes))],
+    #{nodes => Up, down => Down}.
+
+node_info(Node, N = #node{source = Source, entry = Entry, info = Info}, S) ->
+    Base = #{node => Node, info => Info,
+             state => case Entry of undefined -> attaching; _ -> up end,
+             in_flight => case Entry of {_, _, Counter} -> py_counter:in_flight(Counter); _ -> 0 end},
+    case Source of
+        {port, Port} -> Base#{source => port, name => name(N, S), port => Port};
+        _ -> Base#{source => Source}
+    end.

@@ -1,0 +1,333 @@
+%% @private
+%% py_node - stands for one connected Python node: callers monitor it, and it combines their calls.
+%%
+%% It lives as long as the connection; its exit reason is what its callers learn:
+%% {node_down, Node, Started}, with the requests that had been reported as started. Messages to it:
+%%
+%%      {call, Ref, M, F, Args, Opts}    from callers: goes to the node as it is, with others
+%%      {cast, M, F, Args, Opts}         the same
+%%      {spawn_call, Owner, Timeout, Call}   Call as above; the answer goes to its Ref in any case
+%%      {cancel, Ref, {M, F}}            the caller no longer waits
+%%      {cancel_call, Ref}               for whoever has this spawn_call: it ends in {error, cancelled}
+%%      {drop_queue, Name}
+%%      {watch, Pid, Ref, Slot, {M, F}}  Pid has waited for long: it is monitored from here on
+%%      {unwatch, Ref}
+%%      {info, Ref}                      what it knows, to that alias
+%%
+%% and from the node lists of {Ref, Result}, {started, Ref}, {ended, Ref}, {log, ...}
+%% (docs/protocol.md, "The application pynode").
+-module(py_node).
+
+-export([start_link/2, init/3]).
+-export([detach/1, progress/3, info/1]).
+
+-export_type([options/0]).
+
+-type options() :: #{kill => fun(() -> term()), kill_after => timeout()}.
+
+-define(BATCH, 256).           % requests in one message
+-define(PATIENCE, 1).          % ms that requests wait for others while a batch is on its way
+-define(ATTACH_LIMIT, 10000).
+-define(STUCK, 5000).          % after which a cancelled call that has not ended is logged
+-define(TURN, 5000).           % of the two counters
+
+-record(s, {node :: node(),
+            to :: {pynode, node()},
+            options :: options(),
+            counter :: py_counter:counter(),
+            asked = false :: boolean(),  % a batch is on its way, and nothing has come back since
+            started = #{} :: #{reference() => true},
+            calls = #{} :: #{reference() => call()},        % of spawn_call
+            watched = #{} :: #{reference() => watched()},
+            owners = #{} :: #{reference() => reference()},  % monitor => call, of both
+            cancelled = #{} :: #{reference() => {mf(), [reference()]}}}).
+
+-type mf() :: {atom() | binary(), atom() | binary()}.
+-type call() :: {Monitor :: reference(), Timer :: reference() | none, mf()}.
+-type watched() :: {Monitor :: reference(), py_counter:slot(), mf()}.
+
+%%% ------------------------------------------------------------------ start and end
+
+-spec start_link(node(), options()) -> {ok, pid()}.
+start_link(Node, Options) ->
+    {ok, proc_lib:spawn_opt(?MODULE, init, [self(), Node, Options],
+                            [link, {message_queue_data, off_heap}])}.
+
+%% Leaves the node alone; calls under way end as if it had gone.
+-spec detach(pid()) -> ok.
+detach(Pid) ->
+    Pid ! detach,
+    ok.
+
+%% What it knows at present: requests started, begun by spawn_call, waited for long, being cancelled.
+-spec info(pid()) -> #{started | calls | watched | cancelled => [reference()]}.
+info(Pid) ->
+    Ref = erlang:monitor(process, Pid, [{alias, reply_demonitor}]),
+    Pid ! {info, Ref},
+    receive
+        {Ref, Info} -> Info;
+        {'DOWN', Ref, process, _, _} -> #{}
+    end.
+
+%% Attaches the node and tells the coordinator; ends at once if it cannot.
+-spec init(pid(), node(), options()) -> no_return().
+init(Parent, Node, Options) ->
+    process_flag(trap_exit, true),
+    put(parent, Parent),
+    To = {pynode, Node},
+    put(monitor, Monitor = erlang:monitor(process, To)), % its end is the connection's
+    Counter = py_counter:new(),
+    To ! {attach, self()},
+    receive
+        {py_attached, Info} ->
+            py_coordinator:attached(self(), Node, Info, Counter),
+            erlang:send_after(?TURN, self(), turn),
+            loop(#s{node = Node, to = To, options = Options, counter = Counter});
+        {'DOWN', Monitor, process, _, noconnection} ->
+            exit({shutdown, {not_reachable, Node}});
+        {'DOWN', Monitor, process, _, _} ->
+            exit({shutdown, {not_a_python_node, Node}});
+        {'EXIT', Parent, Reason} ->
+            exit(Reason)
+    after ?ATTACH_LIMIT ->
+            exit({shutdown, {not_a_python_node, Node}})
+    end.
+
+%%% ------------------------------------------------------------------ the loop
+
+loop(S) ->
+    receive
+        Message -> take(Message, [], 0, S)
+    end.
+
+%% All that is in the mailbox, up to a batch: requests are gathered, newest first. As long as nothing
+%% has come back of the last batch, the node has work, and more are waited for.
+drain(Batch, ?BATCH, S) ->
+    loop(flush(Batch, S));
+drain([], _, S) ->
+    loop(S);
+drain(Batch, N, S = #s{asked = Asked}) ->
+    receive
+        Message -> take(Message, Batch, N, S)
+    after case Asked of true -> ?PATIENCE; false -> 0 end ->
+            loop(flush(Batch, S))
+    end.
+
+take(Call, Batch, N, S) when element(1, Call) =:= call ->
+    drain([Call | Batch], N + 1, S);
+take(Items, Batch, N, S) when is_list(Items) ->
+    drain(Batch, N, spread(Items, S#s{asked = false}));
+take(Cast, Batch, N, S) when element(1, Cast) =:= cast ->
+    drain([Cast | Batch], N + 1, S);
+take({spawn_call, Owner, Timeout, Call}, Batch, N, S) ->
+    drain([Call | Batch], N + 1, begin_call(Owner, Timeout, Call, S));
+take({cancel, Ref, MF}, Batch, _N, S) ->
+    cancel(Ref, MF, Batch, S);
+take({cancel_call, Ref}, Batch, N, S) ->
+    cancel_call(Ref, cancelled, Batch, N, S);
+take({call_timeout, Ref}, Batch, N, S) ->
+    cancel_call(Ref, timeout, Batch, N, S);
+take({drop_queue, _} = Drop, Batch, _N, S) ->
+    loop(flush([Drop | Batch], S));
+take({watch, Pid, Ref, Slot, MF}, Batch, N, S) ->
+    drain(Batch, N, watch(Pid, Ref, Slot, MF, S));
+take({unwatch, Ref}, Batch, N, S) ->
+    drain(Batch, N, unwatch(Ref, S));
+take({'DOWN', Monitor, process, _, _}, Batch, N, S) ->
+    case get(monitor) of
+        Monitor -> finish({node_down, S#s.node, S#s.started}, Batch, S);
+        _ -> owner_down(Monitor, Batch, N, S)
+    end;
+take({stuck, Ref}, Batch, N, S) ->
+    drain(Batch, N, stuck(Ref, S));
+take({kill, Ref}, Batch, N, S) ->
+    drain(Batch, N, kill(Ref, S));
+take(turn, Batch, N, S = #s{counter = Counter, watched = Watched}) ->
+    py_counter:turn(Counter, [Slot || {_, Slot, _} <- maps:values(Watched)]),
+    erlang:send_after(?TURN, self(), turn),
+    drain(Batch, N, S);
+take({'EXIT', Parent, Reason}, Batch, N, S) ->
+    case get(parent) of
+        Parent -> finish(Reason, flush_for_good(Batch, S), S);
+        _ -> drain(Batch, N, S)
+    end;
+take({info, Ref}, Batch, N, S) ->
+    Ref ! {Ref, #{started => maps:keys(S#s.started), calls => maps:keys(S#s.calls),
+                  watched => maps:keys(S#s.watched), cancelled => maps:keys(S#s.cancelled)}},
+    drain(Batch, N, S);
+take(detach, Batch, _N, S = #s{to = To}) ->
+    erlang:send(To, {detach, self()}, [noconnect]),
+    finish({shutdown, detached}, flush_for_good(Batch, S), S);
+take(_Late, Batch, N, S) -> % a second py_attached, an answer of a library that timed out
+    drain(Batch, N, S).
+
+%% One message to the node. A single call needs no list: its answer then goes straight to its alias.
+flush([], S) ->
+    S;
+flush([{call, Ref, _, _, _, _} = Call], S = #s{calls = Calls}) when not is_map_key(Ref, Calls) ->
+    erlang:send(S#s.to, Call, [noconnect]),
+    S;
+flush(Batch, S) ->
+    erlang:send(S#s.to, lists:reverse(Batch), [noconnect]),
+    S#s{asked = true}.
+
+flush_for_good(Batch, S) ->
+    flush(Batch, S),
+    [].
+
+%% What comes back: answers to their aliases, and what the node tells of itself.
+spread([{Ref, Result} | Items], S = #s{calls = Calls}) when is_reference(Ref) ->
+    Ref ! {py_response, Ref, Result},
+    case Calls of
+        #{Ref := Call} -> spread(Items, end_call(Ref, Call, S));
+        _ -> spread(Items, S)
+    end;
+spread([{started, Ref} | Items], S = #s{started = Started}) ->
+    spread(Items, S#s{started = Started#{Ref => true}});
+spread([{ended, Ref} | Items], S = #s{started = Started}) ->
+    spread(Items, untrack(Ref, S#s{started = maps:remove(Ref, Started)}));
+spread([Log | Items], S) when element(1, Log) =:= log ->
+    py_log:log(S#s.node, Log),
+    spread(Items, S);
+spread([_Unknown | Items], S) -> % of a newer node
+    spread(Items, S);
+spread([], S) ->
+    S.
+
+%%% ------------------------------------------------------------------ spawn_call
+
+begin_call(Owner, Timeout, {call, Ref, M, F, _, _}, S = #s{calls = Calls, owners = Owners}) ->
+    Monitor = erlang:monitor(process, Owner),
+    Timer = case Timeout of
+                infinity -> none;
+                _ -> erlang:send_after(Timeout, self(), {call_timeout, Ref})
+            end,
+    S#s{calls = Calls#{Ref => {Monitor, Timer, {M, F}}}, owners = Owners#{Monitor => Ref}}.
+
+end_call(Ref, {Monitor, Timer, _}, S = #s{calls = Calls, owners = Owners}) ->
+    erlang:demonitor(Monitor, [flush]),
+    Timer =:= none orelse erlang:cancel_timer(Timer),
+    py_table:remove_call(Ref),
+    S#s{calls = maps:remove(Ref, Calls), owners = maps:remove(Monitor, Owners)}.
+
+%% Answers it here and now; the node is told to stop.
+cancel_call(Ref, Why, Batch, N, S = #s{calls = Calls}) ->
+    case Calls of
+        #{Ref := Call} ->
+            Ref ! {py_response, Ref, {error, Why}},
+            cancel(Ref, element(3, Call), Batch, end_call(Ref, Call, S));
+        _ ->
+            drain(Batch, N, S)
+    end.
+
+%%% ------------------------------------------------------------------ callers that wait for long
+
+watch(Pid, Ref, Slot, MF, S = #s{watched = Watched, owners = Owners}) ->
+    Monitor = erlang:monitor(process, Pid),
+    S#s{watched = Watched#{Ref => {Monitor, Slot, MF}}, owners = Owners#{Monitor => Ref}}.
+
+unwatch(Ref, S = #s{watched = Watched, owners = Owners}) ->
+    case Watched of
+        #{Ref := {Monitor, _, _}} ->
+            erlang:demonitor(Monitor, [flush]),
+            S#s{watched = maps:remove(Ref, Watched), owners = maps:remove(Monitor, Owners)};
+        _ ->
+            S
+    end.
+
+%% Nobody waits any more: the call is cancelled, and counted off if it was counted.
+owner_down(Monitor, Batch, N, S = #s{owners = Owners, watched = Watched, calls = Calls}) ->
+    case Owners of
+        #{Monitor := Ref} when is_map_key(Ref, Watched) ->
+            #{Ref := {_, Slot, MF}} = Watched,
+            py_counter:leave(Slot),
+            cancel(Ref, MF, Batch, unwatch(Ref, S));
+        #{Monitor := Ref} when is_map_key(Ref, Calls) ->
+            #{Ref := Call} = Calls,
+            cancel(Ref, element(3, Call), Batch, end_call(Ref, Call, S));
+        _ ->
+            drain(Batch, N, S)
+    end.
+
+%%% ------------------------------------------------------------------ cancelled, not ended yet
+
+%% The node is told at once, after what is gathered: the request may be among that.
+cancel(Ref, MF, Batch, S) ->
+    loop(flush([{cancel, Ref} | Batch], track(Ref, MF, S))).
+
+track(Ref, MF, S = #s{cancelled = Cancelled, options = Options}) ->
+    Kill = case Options of
+               #{kill_after := After} when is_integer(After) -> [erlang:send_after(After, self(), {kill, Ref})];
+               _ -> []
+           end,
+    Stuck = erlang:send_after(?STUCK, self(), {stuck, Ref}),
+    S#s{cancelled = Cancelled#{Ref => {MF, [Stuck | Kill]}}}.
+
+untrack(Ref, S = #s{cancelled = Cancelled}) ->
+    case Cancelled of
+        #{Ref := {_, Timers}} ->
+            [erlang:cancel_timer(Timer) || Timer <- Timers],
+            S#s{cancelled = maps:remove(Ref, Cancelled)};
+        _ ->
+            S
+    end.
+
+stuck(Ref, S = #s{cancelled = Cancelled, node = Node}) ->
+    case Cancelled of
+        #{Ref := {{M, F}, _}} ->
+            logger:warning("py_node ~s: ~s:~s was cancelled ~b s ago and still runs",
+                           [Node, M, F, ?STUCK div 1000], #{domain => [python], node => Node});
+        _ ->
+            ok
+    end,
+    S.
+
+kill(Ref, S = #s{cancelled = Cancelled, node = Node, options = Options}) ->
+    case Cancelled of
+        #{Ref := {{M, F}, _}} ->
+            logger:error("py_node ~s: ~s:~s was cancelled and does not end: the node is killed",
+                         [Node, M, F], #{domain => [python], node => Node}),
+            #{kill := Kill} = Options,
+            Kill(),
+            S#s{cancelled = #{}};
+        _ ->
+            S
+    end.
+
+%%% ------------------------------------------------------------------ the end
+
+%% What is known of a request of a node that has gone, by the exit reason of its process.
+-spec progress(reference(), pid(), term()) -> started | unknown.
+progress(Ref, _, {shutdown, {node_down, _, Started}}) when is_map_key(Ref, Started) -> started;
+progress(Ref, Pid, noproc) -> progress(Ref, Pid, {shutdown, {node_down, none, py_table:started(Pid)}});
+progress(_, _, _) -> unknown.
+
+%% Requests that have never left end as not started; those of spawn_call are the coordinator's.
+-spec finish(term(), [tuple()], #s{}) -> no_return().
+finish(Reason, Batch, S) ->
+    [never_sent(Request, S) || Request <- lists:reverse(Batch)],
+    finish_mailbox(S),
+    map_size(S#s.started) > 0 andalso py_table:set_started(self(), S#s.started),
+    exit(case Reason of
+             {node_down, _, _} -> {shutdown, Reason};
+             _ -> Reason
+         end).
+
+finish_mailbox(S) ->
+    receive
+        Request when element(1, Request) =:= call; element(1, Request) =:= spawn_call ->
+            never_sent(Request, S),
+            finish_mailbox(S);
+        Items when is_list(Items) ->
+            spread(Items, S),
+            finish_mailbox(S)
+    after 0 ->
+            ok
+    end.
+
+never_sent({spawn_call, _, _, Call}, S) ->
+    never_sent(Call, S);
+never_sent({call, Ref, _, _, _, _}, #s{node = Node}) ->
+    Ref ! {py_response, Ref, {error, {node_down, Node, not_started}}};
+never_sent(_, _) ->
+    ok.

@@ -1,0 +1,134 @@
+%% @private
+%% py_table - owns the tables that the others work on, and does nothing else.
+%%
+%%      py_nodes      {default | {node, Node} | {name, Name}, {{Node, Pid, Counter}, ...}}, and
+%%                    {{counter, Counter}, Pid}: who counts there (py_counter)
+%%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
+%%                    what a call reads; written by the coordinator
+%%      py_calls      {Ref, Pid} of what spawn_call has begun: Pid is the py_node it went to
+%%      py_functions  {Name, Fun | {Module, Function}} that Python may call
+-module(py_table).
+
+-behaviour(gen_server).
+
+-export([start_link/0]).
+-export([nodes/1, set_nodes/2, keys/0]).
+-export([take_counter/2, give_counters/1, set_started/2, started/1, forget_started/1]).
+-export([add_call/2, remove_call/1, call/1, calls_of/1]).
+-export([add_function/2, remove_function/1, function/1]).
+-export([init/1, handle_call/3, handle_cast/2]).
+
+-export_type([entry/0, key/0]).
+
+-type entry() :: {node(), pid(), py_counter:counter()}.
+-type key() :: default | {node, node()} | {name, atom()}.
+
+-spec start_link() -> gen_server:start_ret().
+start_link() ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
+
+-spec init([]) -> {ok, none}.
+init([]) ->
+    ets:new(py_nodes, [named_table, public, {read_concurrency, true}]),
+    ets:new(py_calls, [named_table, public, {write_concurrency, true}]),
+    ets:new(py_functions, [named_table, public, {read_concurrency, true}]),
+    {ok, none}.
+
+-spec handle_call(term(), gen_server:from(), none) -> {reply, ok, none}.
+handle_call(_Request, _From, State) ->
+    {reply, ok, State}.
+
+-spec handle_cast(term(), none) -> {noreply, none}.
+handle_cast(_Request, State) ->
+    {noreply, State}.
+
+%% The nodes that a call with this key may go to; none also when the application does not run.
+-spec nodes(key()) -> tuple().
+nodes(Key) ->
+    try ets:lookup(py_nodes, Key) of
+        [{_, Entries}] -> Entries;
+        [] -> {}
+    catch
+        error:badarg -> {}
+    end.
+
+-spec set_nodes(key(), [entry()]) -> ok.
+set_nodes(Key, []) ->
+    ets:delete(py_nodes, Key),
+    ok;
+set_nodes(Key, Entries) ->
+    ets:insert(py_nodes, {Key, list_to_tuple(Entries)}),
+    ok.
+
+-spec keys() -> [key()].
+keys() ->
+    [Key || [Key] <- ets:match(py_nodes, {'$1', '_'}), is_for_calls(Key)].
+
+is_for_calls(default) -> true;
+is_for_calls({Kind, _}) -> Kind =:= node orelse Kind =:= name.
+
+%% Whether nobody had the counter; Pid has it now.
+-spec take_counter(pos_integer(), pid()) -> boolean().
+take_counter(Counter, Pid) ->
+    ets:insert_new(py_nodes, {{counter, Counter}, Pid}).
+
+-spec give_counters(pid()) -> ok.
+give_counters(Pid) ->
+    ets:match_delete(py_nodes, {{counter, '_'}, Pid}),
+    ok.
+
+%% Which requests a py_node that has ended knew to be started: for callers that learn of its end late.
+-spec set_started(pid(), #{reference() => true}) -> ok.
+set_started(Pid, Started) ->
+    ets:insert(py_nodes, {{gone, Pid}, Started}),
+    ok.
+
+-spec started(pid()) -> #{reference() => true}.
+started(Pid) ->
+    case ets:lookup(py_nodes, {gone, Pid}) of
+        [{_, Started}] -> Started;
+        [] -> #{}
+    end.
+
+-spec forget_started(pid()) -> ok.
+forget_started(Pid) ->
+    ets:delete(py_nodes, {gone, Pid}),
+    ok.
+
+-spec add_call(reference(), pid()) -> ok.
+add_call(Ref, Pid) ->
+    ets:insert(py_calls, {Ref, Pid}),
+    ok.
+
+-spec remove_call(reference()) -> ok.
+remove_call(Ref) ->
+    ets:delete(py_calls, Ref),
+    ok.
+
+-spec call(reference()) -> {ok, pid()} | none.
+call(Ref) ->
+    case ets:lookup(py_calls, Ref) of
+        [{_, Pid}] -> {ok, Pid};
+        [] -> none
+    end.
+
+-spec calls_of(pid()) -> [reference()].
+calls_of(Pid) ->
+    [Ref || [Ref] <- ets:match(py_calls, {'$1', Pid})].
+
+-spec add_function(binary(), fun((list()) -> term()) | {module(), atom()}) -> ok.
+add_function(Name, Function) ->
+    ets:insert(py_functions, {Name, Function}),
+    ok.
+
+-spec remove_function(binary()) -> ok.
+remove_function(Name) ->
+    ets:delete(py_functions, Name),
+    ok.
+
+-spec function(binary()) -> fun((list()) -> term()) | {module(), atom()} | undefined.
+function(Name) ->
+    case ets:lookup(py_functions, Name) of
+        [{_, Function}] -> Function;
+        [] -> undefined
+    end.
