@@ -518,8 +518,9 @@ flood(Node = #{node := N}) ->
     Flood = spawn_link(fun Send() -> wire:send(Peer, Ticks), Send() end),
     receive after 50 -> ok end,
     Times = [element(1, live:timed(fun() -> pong = net_adm:ping(N) end)) || _ <- lists:seq(1, 200)],
-    live:note("ping beside a flood: slowest ~.1f ms", [lists:max(Times)]),
-    ?assert(lists:max(Times) < live:ms(500)),
+    Most = lists:nth(190, lists:sort(Times)), % a few may meet a machine that has other things to do
+    live:note("ping beside a flood: 190 of 200 in ~.1f ms, slowest ~.1f ms", [Most, lists:max(Times)]),
+    ?assert(Most < live:ms(250)),
     unlink(Flood),
     exit(Flood, kill),
     gen_tcp:close(maps:get(socket, Peer)).
