@@ -27,7 +27,8 @@ enum {
     IO_READS = 16,      /* reads of one connection before the others have their turn */
     IO_TICKS = 4,       /* ticks in a net_ticktime */
     IO_SPIN_NS = 50000, /* a worker that leads looks this long before it sleeps */
-    IO_TURNS = 4,       /* every so many looks one at all, the others at the hot connection */
+    IO_BATCH = 16, /* but not after so many requests: who sent them has more use for the time */
+    IO_TURNS = 4,  /* every so many looks one at all, the others at the hot connection */
     IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
     IO_QUIET_NAPS = 16, /* naps without traffic, after which the io thread sleeps */
     IO_WAITING_MS = 1,  /* between looks at the pool while there is something to see to */
@@ -63,6 +64,7 @@ static struct {
     int64_t traffic;  /* when there last was some */
     struct conn *hot; /* the one that brought it, which the next is likely to come from */
     unsigned turn;
+    size_t batch; /* requests that a worker went to serve, at the last time */
 } io = {.nap_lock = PTHREAD_MUTEX_INITIALIZER,
         .nap_wake = PTHREAD_COND_INITIALIZER,
         .added_lock = PTHREAD_MUTEX_INITIALIZER,
@@ -548,9 +550,10 @@ bool io_lead(uint32_t me) {
     while (exec_ready() == 0 && !atomic_load(&io.stopping)) {
         int again = io_tell(), n; /* another worker may have taken one of this leader's requests */
 
-        if (!io_spin() && !io_wait(me, again, &n))
+        if ((io.batch >= IO_BATCH || !io_spin()) && !io_wait(me, again, &n))
             return false;
     }
+    io.batch = exec_ready();
     io_leave();
     return !atomic_load(&io.stopping);
 }

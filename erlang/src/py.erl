@@ -152,16 +152,17 @@ call_at(Key, Where, Module, Function, Args, Wire, Queued, Timeout) ->
 %% An alias takes one answer. Nothing is monitored at first, for that costs two signals to the process
 %% that stands for the node; who waits for long does it then, and is told also of an end before that.
 call_node(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout) ->
-    Slot = py_counter:enter(Counter),
+    Array = py_counter:array(),
+    {Slot, InFlight} = py_counter:enter(Array, Counter),
     Ref = erlang:alias([reply]),
     Call = {call, Ref, M, F, Args, Wire},
-    case Queued orelse py_counter:in_flight(Counter) > ?DIRECT of
+    case Queued orelse InFlight > ?DIRECT of
         true -> Pid ! Call;
         false -> erlang:send({pynode, Node}, Call, [noconnect])
     end,
     receive
         {py_response, Ref, Result} ->
-            py_counter:leave(Slot),
+            py_counter:leave(Array, Slot),
             Result
     after min(Timeout, ?WATCHED) ->
             wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout)
@@ -183,7 +184,7 @@ wait_long(Node, Pid, Slot, Ref, MF, Timeout) ->
                      end
              end,
     erlang:demonitor(Monitor, [flush]),
-    py_counter:leave(Slot),
+    py_counter:leave(py_counter:array(), Slot),
     Timeout =< ?WATCHED orelse (Pid ! {unwatch, Ref}),
     Result.
 

@@ -6,7 +6,7 @@
 %% count itself off: turn/2 does it.
 -module(py_counter).
 
--export([new/0, free/1, enter/1, leave/1, in_flight/1, turn/2]).
+-export([new/0, free/1, array/0, enter/2, leave/2, in_flight/1, turn/2]).
 
 -export_type([counter/0, slot/0]).
 
@@ -15,6 +15,8 @@
 
 -define(NODES, 4096).
 
+%% The array that enter/2 and leave/2 want.
+-spec array() -> atomics:atomics_ref().
 array() ->
     persistent_term:get(?MODULE).
 
@@ -40,17 +42,16 @@ new(Counter) when Counter < 3 * ?NODES ->
 free(Pid) ->
     py_table:give_counters(Pid).
 
-%% A call begins: the slot is what leave/1 wants.
--spec enter(counter()) -> slot().
-enter(Counter) ->
-    Array = array(),
+%% A call begins: the slot that it leaves at its end, and how many are in flight with it.
+-spec enter(atomics:atomics_ref(), counter()) -> {slot(), integer()}.
+enter(Array, Counter) ->
     Slot = atomics:get(Array, Counter),
-    atomics:add(Array, Slot, 1),
-    Slot.
+    Count = atomics:add_get(Array, Slot, 1),
+    {Slot, Count + atomics:get(Array, 2 * Counter + 3 - Slot)}.
 
--spec leave(slot()) -> ok.
-leave(Slot) ->
-    atomics:sub(array(), Slot, 1).
+-spec leave(atomics:atomics_ref(), slot()) -> ok.
+leave(Array, Slot) ->
+    atomics:sub(Array, Slot, 1).
 
 -spec in_flight(counter()) -> integer().
 in_flight(Counter) ->

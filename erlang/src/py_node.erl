@@ -26,6 +26,7 @@
 -type options() :: #{kill => fun(() -> term()), kill_after => timeout()}.
 
 -define(BATCH, 256).           % requests in one message
+-define(AHEAD, 2).             % batches on their way, one that the node runs and one that it finds next
 -define(PATIENCE, 1).          % ms that requests wait for others while a batch is on its way
 -define(ATTACH_LIMIT, 10000).
 -define(STUCK, 5000).          % after which a cancelled call that has not ended is logged
@@ -35,7 +36,7 @@
             to :: {pynode, node()},
             options :: options(),
             counter :: py_counter:counter(),
-            asked = false :: boolean(),  % a batch is on its way, and nothing has come back since
+            asked = 0 :: non_neg_integer(),  % batches on their way, less messages that have come back
             started = #{} :: #{reference() => true},
             calls = #{} :: #{reference() => call()},        % of spawn_call
             watched = #{} :: #{reference() => watched()},
@@ -109,14 +110,14 @@ drain([], _, S) ->
 drain(Batch, N, S = #s{asked = Asked}) ->
     receive
         Message -> take(Message, Batch, N, S)
-    after case Asked of true -> ?PATIENCE; false -> 0 end ->
+    after if Asked >= ?AHEAD -> ?PATIENCE; true -> 0 end ->
             loop(flush(Batch, S))
     end.
 
 take(Call, Batch, N, S) when element(1, Call) =:= call ->
     drain([Call | Batch], N + 1, S);
-take(Items, Batch, N, S) when is_list(Items) ->
-    drain(Batch, N, spread(Items, S#s{asked = false}));
+take(Items, Batch, N, S = #s{asked = Asked}) when is_list(Items) ->
+    drain(Batch, N, spread(Items, S#s{asked = max(0, Asked - 1)}));
 take(Cast, Batch, N, S) when element(1, Cast) =:= cast ->
     drain([Cast | Batch], N + 1, S);
 take({spawn_call, Owner, Timeout, Call}, Batch, N, S) ->
@@ -169,7 +170,7 @@ flush([{call, Ref, _, _, _, _} = Call], S = #s{calls = Calls}) when not is_map_k
     S;
 flush(Batch, S) ->
     erlang:send(S#s.to, lists:reverse(Batch), [noconnect]),
-    S#s{asked = true}.
+    S#s{asked = min(?AHEAD, S#s.asked + 1)}.
 
 flush_for_good(Batch, S) ->
     flush(Batch, S),
@@ -240,7 +241,7 @@ owner_down(Monitor, Batch, N, S = #s{owners = Owners, watched = Watched, calls =
     case Owners of
         #{Monitor := Ref} when is_map_key(Ref, Watched) ->
             #{Ref := {_, Slot, MF}} = Watched,
-            py_counter:leave(Slot),
+            py_counter:leave(py_counter:array(), Slot),
             cancel(Ref, MF, Batch, unwatch(Ref, S));
         #{Monitor := Ref} when is_map_key(Ref, Calls) ->
             #{Ref := Call} = Calls,
@@ -276,7 +277,7 @@ stuck(Ref, S = #s{cancelled = Cancelled, node = Node}) ->
     case Cancelled of
         #{Ref := {{M, F}, _}} ->
             logger:warning("py_node ~s: ~s:~s was cancelled ~b s ago and still runs",
-                           [Node, M, F, ?STUCK div 1000], #{domain => [python], node => Node});
+                           [Node, M, F, ?STUCK div 1000], #{node => Node});
         _ ->
             ok
     end,
@@ -286,7 +287,7 @@ kill(Ref, S = #s{cancelled = Cancelled, node = Node, options = Options}) ->
     case Cancelled of
         #{Ref := {{M, F}, _}} ->
             logger:error("py_node ~s: ~s:~s was cancelled and does not end: the node is killed",
-                         [Node, M, F], #{domain => [python], node => Node}),
+                         [Node, M, F], #{node => Node}),
             #{kill := Kill} = Options,
             Kill(),
             S#s{cancelled = #{}};
@@ -298,15 +299,20 @@ kill(Ref, S = #s{cancelled = Cancelled, node = Node, options = Options}) ->
 
 %% What is known of a request of a node that has gone, by the exit reason of its process.
 -spec progress(reference(), pid(), term()) -> started | unknown.
-progress(Ref, _, {shutdown, {node_down, _, Started}}) when is_map_key(Ref, Started) -> started;
-progress(Ref, Pid, noproc) -> progress(Ref, Pid, {shutdown, {node_down, none, py_table:started(Pid)}});
+progress(Ref, _, {shutdown, {node_down, _, Started}}) -> reached(Ref, Started);
+progress(Ref, Pid, noproc) -> reached(Ref, py_table:started(Pid));
 progress(_, _, _) -> unknown.
 
-%% Requests that have never left end as not started; those of spawn_call are the coordinator's.
+reached(Ref, Started) when is_map_key(Ref, Started) -> started;
+reached(_, _) -> unknown.
+
+%% Requests that have never left end as not started. Nobody else answers those of spawn_call when the
+%% application stops; the coordinator does when this process is killed.
 -spec finish(term(), [tuple()], #s{}) -> no_return().
-finish(Reason, Batch, S) ->
+finish(Reason, Batch, S = #s{node = Node, calls = Calls}) ->
     [never_sent(Request, S) || Request <- lists:reverse(Batch)],
     finish_mailbox(S),
+    [Ref ! {py_response, Ref, {error, {node_down, Node, reached(Ref, S#s.started)}}} || Ref <- maps:keys(Calls)],
     map_size(S#s.started) > 0 andalso py_table:set_started(self(), S#s.started),
     exit(case Reason of
              {node_down, _, _} -> {shutdown, Reason};
