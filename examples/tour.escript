@@ -3,11 +3,12 @@
 %%! -hidden -setcookie replaced_below
 %% The tour: plays examples/tour.steps against a Python node and checks every answer.
 %%
-%%     escript tour.escript NODE COOKIEFILE SRCDIR
+%%     escript tour.escript NODE COOKIEFILE SRCDIR LOGFILE
 %%
 %% Prints each expression with its result, as an Erlang shell would. Exit 0: every step was
 %% right; 1: some step was not, or the node could not be reached; 64: wrong use.
-%% This VM needs nothing of pynode's: plain OTP only.
+%% For the first part this VM needs nothing of pynode's: plain OTP only. The second one starts the
+%% application, which ERL_LIBS must find; what is logged meanwhile goes to LOGFILE.
 -mode(compile).
 
 -record(step, {title = "" :: string(),
@@ -16,18 +17,20 @@
 
 -define(DEADLINE, 120_000). % for all of it; a step that hangs is a wrong one
 
-main([Node, CookieFile, SrcDir]) ->
+main([Node, CookieFile, SrcDir, LogFile]) ->
     {ok, _} = timer:apply_after(?DEADLINE, erlang, halt, [1]),
     ok = io:setopts(standard_io, [{encoding, unicode}]),
-    try play(list_to_atom(Node), CookieFile, SrcDir) of
-        Status -> halt(Status)
-    catch
-        throw:Why ->
-            io:format(standard_error, "tour: ~ts~n", [Why]),
-            halt(1)
-    end;
+    log_to(LogFile),
+    Status = try play(list_to_atom(Node), CookieFile, SrcDir)
+             catch
+                 throw:Why ->
+                     io:format(standard_error, "tour: ~ts~n", [Why]),
+                     1
+             end,
+    logger_std_h:filesync(default),
+    halt(Status);
 main(_) ->
-    io:format(standard_error, "usage: escript tour.escript NODE COOKIEFILE SRCDIR~n", []),
+    io:format(standard_error, "usage: escript tour.escript NODE COOKIEFILE SRCDIR LOGFILE~n", []),
     halt(64).
 
 %% Plays all steps and gives the exit status.
@@ -37,11 +40,14 @@ play(Node, CookieFile, SrcDir) ->
     none = reach_helpers(Node, filename:absname(Here)),
     Files = files(SrcDir),
     Bindings = bind([{'N', Node},
+                     {'Ml', free_name("ml")},
+                     {'Examples', filename:absname(Here)},
                      {'Files', [unicode:characters_to_binary(F) || F <- Files]},
                      {'Contents', [content(SrcDir, F) || F <- Files]}]),
     Steps = read_steps(filename:join(Here, "tour.steps")),
     Paint = painter(),
     Wrong = play_steps(Steps, 1, Bindings, Paint, 0),
+    _ = application:stop(pynode), % also after a wrong step
     close(length(Steps), Wrong, Paint).
 
 close(All, 0, Paint) ->
@@ -50,6 +56,12 @@ close(All, 0, Paint) ->
 close(All, Wrong, Paint) ->
     io:format("~n~ts~n", [Paint(bad, io_lib:format("~b of ~b steps were wrong.", [Wrong, All]))]),
     1.
+
+%% Log lines would stand between the steps.
+log_to(File) ->
+    ok = logger:remove_handler(default),
+    ok = logger:add_handler(default, logger_std_h, #{config => #{file => File}}),
+    ok = logger:set_primary_config(level, info).
 
 %% Makes this VM a node on the loopback interface, with the Python node's cookie.
 start_distribution(Node, CookieFile) ->
@@ -67,6 +79,14 @@ start_distribution(Node, CookieFile) ->
         {error, Posix} ->
             throw(io_lib:format("~ts: ~ts", [CookieFile, file:format_error(Posix)]))
     end.
+
+%% A name for a node of the application that no node here has.
+free_name(Name) ->
+    {ok, Names} = erl_epmd:names({127, 0, 0, 1}),
+    list_to_atom(case lists:keymember(Name, 1, Names) of
+                     false -> Name;
+                     true -> Name ++ os:getpid()
+                 end).
 
 %% Puts the directory of tour_helpers.py on the node's sys.path; once is enough for site.
 reach_helpers(Node, Dir) ->
@@ -163,7 +183,7 @@ report({wrong, Value, Expected}, Paint) ->
 show(Value) ->
     Text = unicode:characters_to_list(io_lib:format("~80tP", [Value, 30])),
     case string:split(Text, "\n", all) of
-        Lines when length(Lines) > 9 -> lists:join("\n", lists:sublist(Lines, 8) ++ ["..."]);
+        Lines when length(Lines) > 14 -> lists:join("\n", lists:sublist(Lines, 13) ++ ["..."]);
         _ -> Text
     end.
 

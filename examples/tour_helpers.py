@@ -59,7 +59,16 @@ def busy(seconds):
 
 def is_busy():
     """Waits until busy() runs, so that what is measured next is measured meanwhile."""
+    return _wait_for(True)
+
+
+def is_idle():
+    """Waits until busy() has ended, however it has."""
+    return _wait_for(False)
+
+
+def _wait_for(state):
     end = time.monotonic() + 5
-    while not _busy and time.monotonic() < end:
+    while _busy is not state and time.monotonic() < end:
         time.sleep(0.001)
-    return _busy
+    return _busy is state
