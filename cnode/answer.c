@@ -4,6 +4,9 @@
 #include "answer.h"
 #include "log.h"
 
+/* The longest item: with what comes before it in a frame, gathered or not, it still is one. */
+enum { ANSWER_ITEM_MAX = INT32_MAX - (1 << 20) };
+
 /* Opens a frame to the alias in the tag, or else to the pid. The sender named in an ALIAS_SEND
  * is a process of ours that has never lived: nobody can answer it. */
 static size_t answer_send_begin(struct buf *out, struct slice pid, struct slice tag) {
@@ -99,7 +102,12 @@ static size_t answer_app_error_begin(const struct request *r, struct buf *out) {
 }
 
 static int answer_app_end(const struct request *r, struct buf *out, size_t begin) {
-    return r->gathered ? 0 : dist_end(out, begin);
+    if (!r->gathered)
+        return dist_end(out, begin);
+    if (out->len - begin <= ANSWER_ITEM_MAX)
+        return 0;
+    out->len = begin;
+    return -1;
 }
 
 /* {Type, Message}, with the stack if it is wanted, out of {python_error, Type, Message}; any other

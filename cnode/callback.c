@@ -31,6 +31,8 @@ void callback_begin(struct callback *cb, struct conn *conn) {
     *bucket = cb;
     pthread_mutex_unlock(&callbacks.lock);
     atomic_fetch_add(&callbacks.count, 1);
+    if (outbox_is_closed(&conn->out)) /* callback_closed() may have been before */
+        atomic_store(&cb->state, CALLBACK_LOST);
 }
 
 enum callback_state callback_wait(struct callback *cb, int64_t deadline) {
@@ -65,15 +67,32 @@ static void callback_wake_locked(struct callback *cb, enum callback_state state)
     sem_post(&cb->woken);
 }
 
+static struct callback *callback_find_locked(uint32_t id, uint32_t serial) {
+    struct callback *cb = *callback_bucket(id);
+
+    while (cb && (cb->id != id || cb->serial != serial))
+        cb = cb->next;
+    return cb;
+}
+
+bool callback_alive(uint32_t id, uint32_t serial) {
+    bool alive;
+
+    if (callback_count() == 0)
+        return false;
+    pthread_mutex_lock(&callbacks.lock);
+    alive = callback_find_locked(id, serial);
+    pthread_mutex_unlock(&callbacks.lock);
+    return alive;
+}
+
 bool callback_answer(uint32_t id, uint32_t serial, struct slice term) {
     struct callback *cb;
 
     if (callback_count() == 0)
         return false;
     pthread_mutex_lock(&callbacks.lock);
-    for (cb = *callback_bucket(id); cb; cb = cb->next)
-        if (cb->id == id && cb->serial == serial)
-            break;
+    cb = callback_find_locked(id, serial);
     if (cb && atomic_load(&cb->state) == CALLBACK_WAITING) {
         buf_put(&cb->answer, term.data, term.len);
         callback_wake_locked(cb, CALLBACK_ANSWERED);
@@ -82,13 +101,25 @@ bool callback_answer(uint32_t id, uint32_t serial, struct slice term) {
     return cb != NULL;
 }
 
-void callback_closed(const struct conn *conn) {
+/* Wakes those that wait over conn, or in the thread. */
+static void callback_wake(const struct conn *conn, unsigned long thread,
+                          enum callback_state state) {
     pthread_mutex_lock(&callbacks.lock);
     for (int i = 0; i < CALLBACK_TABLE; i++)
         for (struct callback *cb = callbacks.table[i]; cb; cb = cb->next)
-            if (cb->conn == conn && atomic_load(&cb->state) == CALLBACK_WAITING)
-                callback_wake_locked(cb, CALLBACK_LOST);
+            if ((conn ? cb->conn == conn : cb->thread == thread) &&
+                atomic_load(&cb->state) == CALLBACK_WAITING)
+                callback_wake_locked(cb, state);
     pthread_mutex_unlock(&callbacks.lock);
+}
+
+void callback_closed(const struct conn *conn) {
+    callback_wake(conn, 0, CALLBACK_LOST);
+}
+
+void callback_interrupt(unsigned long thread) {
+    if (callback_count() > 0)
+        callback_wake(NULL, thread, CALLBACK_INTERRUPTED);
 }
 
 int callback_count(void) {

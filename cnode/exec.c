@@ -292,9 +292,16 @@ struct request *exec_cancel(const struct conn *conn, struct slice ref) {
     return r;
 }
 
+/* Has r's worker interrupted: whether a thread has to be started for that. */
+static bool exec_mark_locked(struct request *r) {
+    r->interrupt = true;
+    return pool_needs_interrupter_locked();
+}
+
 struct request *exec_cancel_conn(const struct conn *conn) {
     struct request *found = NULL, *r;
     struct table_walk walk = {0};
+    bool start = false;
 
     exec_lock();
     while ((r = table_step(&walk))) {
@@ -305,16 +312,14 @@ struct request *exec_cancel_conn(const struct conn *conn) {
             exec_withdraw(r);
             r->next = found;
             found = r;
+        } else if (r->kind == REQUEST_APP_CALL && !r->answering) {
+            start = exec_mark_locked(r) || start;
         }
     }
     exec_unlock();
+    if (start)
+        pool_start_interrupter();
     return found;
-}
-
-/* Has r's worker interrupted: whether a thread has to be started for that. */
-static bool exec_mark_locked(struct request *r) {
-    r->interrupt = true;
-    return pool_needs_interrupter_locked();
 }
 
 enum exec_cancelled exec_interrupt(const struct conn *conn, struct slice ref,

@@ -3,7 +3,8 @@
  * Any thread pushes and cancels; workers, the threads of pool.h, pop. What a worker does with a
  * request, and what Python is, exec does not know: the functions in struct exec_hooks do. A
  * request may ask for a queue (queues.h), whose thread serves nothing else. One lock guards all
- * here, in pool, in queues and in table; inside it only an outbox's lock is taken. No GIL.
+ * here, in pool, in queues and in table; inside it only an outbox's lock and that of callback.h are
+ * taken. No GIL.
  */
 #ifndef PYNODE_EXEC_H
 #define PYNODE_EXEC_H
@@ -80,7 +81,8 @@ void exec_finish(struct exec_worker *w, struct request *r);
 void exec_release(const struct conn *conn);
 
 /* Cancels what conn sent with ref: a queued request is taken out and returned to the caller, a
- * running one loses its audience. conn alone: all of it, as a list by next. */
+ * running one loses its audience. conn alone: all of it, as a list by next; a running call of the
+ * application is interrupted, too. */
 struct request *exec_cancel(const struct conn *conn, struct slice ref);
 struct request *exec_cancel_conn(const struct conn *conn);
 

@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "home.h"
+#include "callback.h"
 #include "connect.h"
 #include "control.h"
 #include "exec.h"
@@ -97,6 +98,7 @@ static void home_detach(struct conn *c, struct slice pid) {
     if (!home_remove(c, pid))
         return;
     outbox_set_home(&c->out, &none);
+    callback_closed(c); /* who would answer has gone with it */
     connect_lost(c->peer);
     log_info("home %s: detached", c->peer);
 }
@@ -130,6 +132,8 @@ struct conn *home_conn(struct conn *wanted) {
 
     if (wanted && outbox_gathers(&wanted->out))
         return conn_ref(wanted);
+    if (wanted && outbox_is_closed(&wanted->out)) /* another one is not its stand-in */
+        return NULL;
     pthread_mutex_lock(&homes.lock);
     c = homes.list ? conn_ref(homes.list->conn) : NULL;
     pthread_mutex_unlock(&homes.lock);

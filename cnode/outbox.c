@@ -49,6 +49,15 @@ void outbox_close(struct outbox *o) {
     pthread_mutex_unlock(&o->lock);
 }
 
+bool outbox_is_closed(struct outbox *o) {
+    bool closed;
+
+    pthread_mutex_lock(&o->lock);
+    closed = o->fd < 0;
+    pthread_mutex_unlock(&o->lock);
+    return closed;
+}
+
 void outbox_done(struct outbox *o) {
     outbox_close(o);
     outbox_free(o->spare);
@@ -156,7 +165,7 @@ bool outbox_gathers(struct outbox *o) {
     bool gathers;
 
     pthread_mutex_lock(&o->lock);
-    gathers = o->home.len > 0;
+    gathers = o->home.len > 0 && o->fd >= 0;
     pthread_mutex_unlock(&o->lock);
     return gathers;
 }

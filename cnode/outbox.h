@@ -32,6 +32,7 @@ void outbox_init(struct outbox *o, int fd);
 
 /* Drops what is left. The descriptor stays the caller's. */
 void outbox_close(struct outbox *o);
+bool outbox_is_closed(struct outbox *o);
 void outbox_done(struct outbox *o);
 
 /* Appends len bytes: whole frames only. */
@@ -44,7 +45,7 @@ void outbox_put_buf(struct outbox *o, struct buf *b);
  * message, closed by whoever writes it. begin is the frame's beginning with the list's head, whose
  * numbers are filled in when it is closed; taken; empty: nothing is gathered from now on. */
 void outbox_set_home(struct outbox *o, struct buf *begin);
-bool outbox_gathers(struct outbox *o);
+bool outbox_gathers(struct outbox *o); /* false, too, when it is closed */
 
 /* Appends one term to the gathered frame and empties item: false, and item is as it was, when
  * nothing is gathered here. A large one is moved, not copied. */

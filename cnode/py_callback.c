@@ -9,6 +9,8 @@
 #include "py.h"
 #include "py_decode.h"
 #include "py_encode.h"
+#include "py_interrupt.h"
+#include "route.h"
 
 static _Thread_local struct conn *py_callback_conn; /* borrowed: the request has it */
 
@@ -113,6 +115,7 @@ static PyObject *py_callback_run(struct conn *conn, PyObject *name, PyObject *ar
     PyObject *result = NULL;
 
     callback_begin(&cb, conn);
+    cb.thread = PyThread_get_thread_ident();
     if (py_callback_frame(&frame, &cb, name, args) == 0) {
         switch (py_callback_wait(&cb, &frame, deadline)) {
         case CALLBACK_ANSWERED:
@@ -124,6 +127,10 @@ static PyObject *py_callback_run(struct conn *conn, PyObject *name, PyObject *ar
                 PyUnicode_FromFormat("the connection to %s was lost during the call", conn->peer),
                 NULL, NULL);
             break;
+        case CALLBACK_INTERRUPTED: /* raised here, so not once more at the next bytecode */
+            py_forget_raised();
+            PyErr_SetNone(py_interrupt_exception());
+            break;
         case CALLBACK_WAITING:
             if (!PyErr_Occurred())
                 py_callback_raise("TimeoutError",
@@ -133,6 +140,7 @@ static PyObject *py_callback_run(struct conn *conn, PyObject *name, PyObject *ar
         }
     }
     callback_end(&cb);
+    route_process_ended(cb.id, cb.serial);
     buf_done(&frame);
     return result;
 }

@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "py_interrupt.h"
+#include "callback.h"
 #include "pool.h"
 #include "py.h"
 
@@ -28,6 +29,7 @@ PyObject *py_interrupt_exception(void) {
 
 static void py_interrupt_worker(const struct exec_worker *w) {
     py_raise_in(w->python_id, py_interrupt_class);
+    callback_interrupt(w->python_id); /* there it sees no bytecode */
 }
 
 static void py_interrupt_look(void) {

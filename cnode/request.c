@@ -289,6 +289,14 @@ static bool request_is_atom(struct slice term, const char *text) {
     return etf_get_atom(&r, &name) == 0 && etf_atom_is(name, text);
 }
 
+/* The name of a module, function or option goes back as an atom in some answers, so it must be able
+ * to. */
+static bool request_is_name(struct slice text) {
+    ptrdiff_t characters = text.len <= 255 * 4 ? utf8_count(text.data, text.len) : -1;
+
+    return characters >= 0 && characters <= 255;
+}
+
 /* Takes one option: whether there is such an option and it can have that value. */
 static bool request_take_option(struct request_options *o, struct slice key, struct slice value) {
     if (etf_atom_is(key, "kwargs")) {
@@ -326,17 +334,12 @@ static int request_read_options(struct etf *r, struct request_options *o) {
     if (etf_get_map(r, &n) < 0)
         return -1;
     for (; n > 0; n--) {
-        if (etf_get_atom(r, &key) < 0 || etf_get_term(r, &value) < 0)
+        if (etf_get_atom(r, &key) < 0 || !request_is_name(key) || etf_get_term(r, &value) < 0)
             return -1;
         if (!request_take_option(o, key, value))
             o->bad = key;
     }
     return 0;
-}
-
-/* A module's or function's name goes back as an atom in some answers, so it must be able to. */
-static bool request_is_name(struct slice text) {
-    return text.len <= 255 && utf8_count(text.data, text.len) >= 0;
 }
 
 /* {call, Ref, M, F, Args, Opts} or {cast, M, F, Args, Opts} */

@@ -13,12 +13,16 @@
 
 #include <stdlib.h>
 
-enum { ROUTE_TICK_NS = 500000000 };
+enum { ROUTE_TICK_NS = 500000000, ROUTE_LOG_NS = 1000000000 };
 
 static struct {
     const char *node;
     _Atomic bool draining;
     struct buf out; /* the leader's, for answers made here */
+
+    /* The leader's, too. */
+    int64_t refused_at;       /* when a refused cast was last logged */
+    unsigned refused_unheard; /* and how many have been refused since */
 } route;
 
 void route_init(const char *node) {
@@ -100,6 +104,16 @@ static void route_pid_ended(uint32_t id, uint32_t serial, struct slice reason) {
     buf_done(&pid);
 }
 
+void route_process_ended(uint32_t id, uint32_t serial) {
+    struct buf why = {0};
+
+    if (!procs_watched())
+        return;
+    etf_put_atom(&why, "normal");
+    route_pid_ended(id, serial, (struct slice){why.data, why.len});
+    buf_done(&why);
+}
+
 void route_ended(struct request *r, struct slice reason) {
     if (r->pid_id && procs_watched())
         route_pid_ended(r->pid_id, r->pid_serial, reason);
@@ -172,10 +186,38 @@ void route_closed(struct conn *c) {
     connect_lost(c->peer);
 }
 
+/* Nobody is told that a cast is refused, so the log is; a flood of them is one line a second. */
+static void route_log_refused(const struct request *r, const char *why) {
+    int64_t now = clock_now();
+
+    if (r->kind != REQUEST_APP_CAST && r->kind != REQUEST_REX_CAST)
+        return;
+    route.refused_unheard++;
+    if (route.refused_at && now - route.refused_at < ROUTE_LOG_NS)
+        return;
+    log_warning("cast %.*s:%.*s: %s; casts refused since the last such line: %u",
+                (int)r->module.len, (const char *)r->module.data, (int)r->function.len,
+                (const char *)r->function.data, why, route.refused_unheard);
+    route.refused_at = now;
+    route.refused_unheard = 0;
+}
+
 static void route_refuse(struct request *r, const char *why) {
     stats_add(STATS_REFUSED, 1);
+    route_log_refused(r, why);
     route_told(r);
     answer_refuse(r, &route.out, why);
+    route_put(r, &route.out);
+    route_free(r);
+}
+
+/* A call learns which option is none; of a cast only the log can say it. */
+static void route_bad_option(struct request *r) {
+    struct slice bad = r->options.bad;
+
+    if (r->kind == REQUEST_APP_CAST)
+        log_warning("cast: bad option: %.*s", (int)bad.len, (const char *)bad.data);
+    answer_bad_option(r, &route.out);
     route_put(r, &route.out);
     route_free(r);
 }
@@ -183,10 +225,8 @@ static void route_refuse(struct request *r, const char *why) {
 /* Hands a request over to Python's side, or says why not. r is the callee's in any case. */
 static void route_push(struct conn *c, struct request *r) {
     r->conn = conn_ref(c);
-    if (r->options.bad.len > 0) {
-        answer_bad_option(r, &route.out);
-        route_put(r, &route.out);
-        route_free(r);
+    if (r->options.bad.data) {
+        route_bad_option(r);
     } else if (control_answer(r, &route.out)) {
         route_put(r, &route.out);
         route_free(r);
@@ -407,7 +447,7 @@ static bool route_is_alive(struct slice to, bool *always) {
             return true;
         p = procs_find_name(name);
     } else if (request_own_pid(to, &id, &serial)) {
-        if (exec_alive(id, serial))
+        if (exec_alive(id, serial) || callback_alive(id, serial))
             return true;
         p = procs_find_pid(id, serial);
     }

@@ -48,6 +48,7 @@
 
 -define(TIMEOUT, 30000).
 -define(WATCHED, 40).          % ms after which a caller makes itself known to py_node
+-define(is_limit(T), (T =:= infinity orelse is_integer(T) andalso T >= 0 andalso T =< 16#ffffffff)). % as after's
 -define(DIRECT, 6).           % calls in flight up to which each is sent by itself
 
 %%% ------------------------------------------------------------------ calls
@@ -56,11 +57,13 @@
 %%
 %% ```
 %% {ok, 4.0} = py:call(math, sqrt, [16]).
-%% {error, {'ValueError', <<"math domain error">>}} = py:call(math, sqrt, [-1]).
+%% {error, {'ValueError', _}} = py:call(math, sqrt, [-1]).
 %% '''
 -spec call(name(), name(), list()) -> result().
+call(Module, Function, Args) when is_atom(Module), is_atom(Function) ->
+    call_at(default, default, Module, Function, Args, #{}, false, ?TIMEOUT);
 call(Module, Function, Args) ->
-    call_at(default, default, Module, Function, Args, #{}, false, ?TIMEOUT).
+    call(Module, Function, Args, #{}).
 
 %% @doc Calls it with keyword arguments.
 %%
@@ -79,9 +82,9 @@ call(Module, Function, Args, Kwargs) ->
 %% '''
 -spec call(name(), name(), list(), kwargs(), timeout() | options()) -> result().
 call(Module, Function, Args, Kwargs, Options) ->
-    case options(Kwargs, Options) of
-        {ok, Key, Where, Wire, Queued, Timeout} ->
-            call_at(Key, Where, Module, Function, Args, Wire, Queued, Timeout);
+    case check(Module, Function, Kwargs, Options) of
+        {ok, M, F, {ok, Key, Where, Wire, Queued, Timeout}} ->
+            call_at(Key, Where, M, F, Args, Wire, Queued, Timeout);
         Error ->
             Error
     end.
@@ -111,9 +114,15 @@ eval(Code, Locals) ->
 %% '''
 -spec eval(iodata(), kwargs(), timeout() | options()) -> result().
 eval(Code, Locals, Options) when is_map(Locals) ->
-    call(builtins, eval, [text(Code), none, Locals], #{}, Options);
+    run_code(eval, Code, [none, Locals], Options);
 eval(_, _, _) ->
     {error, {bad_option, locals}}.
+
+run_code(Function, Code, Args, Options) ->
+    case text(Code) of
+        error -> {error, {bad_option, code}};
+        Text -> call(builtins, Function, [Text | Args], #{}, Options)
+    end.
 
 %% @doc Runs statements in Python's `__main__', where later calls find what they define.
 %%
@@ -132,17 +141,17 @@ exec(Code) ->
 %% '''
 -spec exec(iodata(), timeout() | options()) -> ok | {error, reason()}.
 exec(Code, Options) ->
-    case call(builtins, exec, [text(Code)], #{}, Options) of
+    case run_code(exec, Code, [], Options) of
         {ok, _} -> ok;
         Error -> Error
     end.
 
 %% A call, at one of the nodes of Key.
-call_at(Key, Where, Module, Function, Args, Wire, Queued, Timeout) ->
-    case pick(py_table:nodes(Key)) of
+call_at(Key, Where, M, F, Args, Wire, Queued, Timeout) ->
+    case pick(py_table:nodes(Key), Wire) of
         {Node, Pid, Counter} ->
             case is_process_alive(Pid) of
-                true -> call_node(Node, Pid, Counter, name(Module), name(Function), Args, Wire, Queued, Timeout);
+                true -> call_node(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout);
                 false -> {error, {node_down, Node, not_started}}
             end;
         none ->
@@ -156,16 +165,28 @@ call_node(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout) ->
     {Slot, InFlight} = py_counter:enter(Array, Counter),
     Ref = erlang:alias([reply]),
     Call = {call, Ref, M, F, Args, Wire},
-    case Queued orelse InFlight > ?DIRECT of
-        true -> Pid ! Call;
-        false -> erlang:send({pynode, Node}, Call, [noconnect])
-    end,
-    receive
-        {py_response, Ref, Result} ->
+    case send_call(Node, Pid, Call, Queued orelse InFlight > ?DIRECT) of
+        noconnect ->
+            erlang:unalias(Ref),
             py_counter:leave(Array, Slot),
-            Result
-    after min(Timeout, ?WATCHED) ->
-            wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout)
+            {error, {node_down, Node, not_started}};
+        _ ->
+            receive
+                {py_response, Ref, Result} ->
+                    py_counter:leave(Array, Slot),
+                    Result
+            after min(Timeout, ?WATCHED) ->
+                    wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout)
+            end
+    end.
+
+%% A busy connection must not hold up the caller, who has a limit: the process of the node waits for it.
+send_call(_, Pid, Call, true) ->
+    Pid ! Call;
+send_call(Node, Pid, Call, false) ->
+    case erlang:send({pynode, Node}, Call, [noconnect, nosuspend]) of
+        nosuspend -> Pid ! Call;
+        Sent -> Sent
     end.
 
 %% The caller makes itself known, so that the call can be cancelled if it dies, and waits on.
@@ -200,12 +221,16 @@ ended(Ref, Outcome) ->
             Outcome
     end.
 
-%% One of the nodes; of two taken at random the one with fewer calls in flight.
-pick({Entry}) ->
+%% One of the nodes: for a queue always the same, as long as it is there; else of two taken at random the
+%% one with fewer calls in flight.
+pick({Entry}, _) ->
     Entry;
-pick({}) ->
+pick({}, _) ->
     none;
-pick(Entries) ->
+pick(Entries, #{queue := Name}) ->
+    {_, Entry} = lists:max([{erlang:phash2({Name, element(1, E)}), E} || E <- tuple_to_list(Entries)]),
+    Entry;
+pick(Entries, _) ->
     A = element(rand:uniform(tuple_size(Entries)), Entries),
     B = element(rand:uniform(tuple_size(Entries)), Entries),
     case py_counter:in_flight(element(3, A)) =< py_counter:in_flight(element(3, B)) of
@@ -213,15 +238,32 @@ pick(Entries) ->
         false -> B
     end.
 
-name(Name) when is_list(Name) -> unicode:characters_to_binary(Name);
-name(Name) -> Name.
-
-text(Code) -> unicode:characters_to_binary(Code).
-
 %%% ------------------------------------------------------------------ options
 
+%% What is given with every call: {ok, Module, Function, options/2}, or which of it is wrong.
+check(Module, Function, Kwargs, Options) ->
+    case {name(Module), name(Function), options(Kwargs, Options)} of
+        {error, _, _} -> {error, {bad_option, module}};
+        {_, error, _} -> {error, {bad_option, function}};
+        {M, F, {ok, _, _, _, _, _} = Checked} -> {ok, M, F, Checked};
+        {_, _, Error} -> Error
+    end.
+
+%% The node looks at binaries itself.
+name(Name) when is_atom(Name); is_binary(Name) -> Name;
+name(Name) when is_list(Name) -> text(Name);
+name(_) -> error.
+
+text(Text) ->
+    try unicode:characters_to_binary(Text) of
+        Binary when is_binary(Binary) -> Binary;
+        _ -> error
+    catch
+        error:badarg -> error
+    end.
+
 %% {ok, Key of the table, what to call it, options on the wire, in order, limit}
-options(Kwargs, Timeout) when is_integer(Timeout), Timeout >= 0; Timeout =:= infinity ->
+options(Kwargs, Timeout) when ?is_limit(Timeout) ->
     options(Kwargs, #{timeout => Timeout});
 options(Kwargs, Options) when is_map(Kwargs), is_map(Options) ->
     Wire = case map_size(Kwargs) of
@@ -237,7 +279,7 @@ options(Kwargs, _) when not is_map(Kwargs) ->
 options(_, _) ->
     {error, {bad_option, timeout}}.
 
-option(timeout, T, {ok, K, N, W, Q, _}) when is_integer(T), T >= 0; T =:= infinity -> {ok, K, N, W, Q, T};
+option(timeout, T, {ok, K, N, W, Q, _}) when ?is_limit(T) -> {ok, K, N, W, Q, T};
 option(node, N, {ok, _, _, W, Q, T}) when is_atom(N) -> {ok, node_key(N), N, W, Q, T};
 option(strings, S, {ok, K, N, W, Q, T}) when S =:= utf8; S =:= bytes -> {ok, K, N, W#{strings => S}, Q, T};
 option(traceback, true, {ok, K, N, W, Q, T}) -> {ok, K, N, W#{traceback => true}, Q, T};
@@ -281,9 +323,9 @@ cast(Module, Function, Args, Kwargs) ->
 %% '''
 -spec cast(name(), name(), list(), kwargs(), options()) -> ok | {error, {bad_option, term()}}.
 cast(Module, Function, Args, Kwargs, Options) ->
-    case options(Kwargs, Options) of
-        {ok, Key, _, Wire, Queued, _} ->
-            cast_at(pick(py_table:nodes(Key)), {cast, name(Module), name(Function), Args, Wire}, Queued);
+    case check(Module, Function, Kwargs, Options) of
+        {ok, M, F, {ok, Key, _, Wire, Queued, _}} ->
+            cast_at(pick(py_table:nodes(Key), Wire), {cast, M, F, Args, Wire}, Queued);
         Error ->
             Error
     end.
@@ -327,15 +369,10 @@ spawn_call(Module, Function, Args, Kwargs) ->
 -spec spawn_call(name(), name(), list(), kwargs(), timeout() | options()) -> reference().
 spawn_call(Module, Function, Args, Kwargs, Options) ->
     Ref = erlang:alias([reply]),
-    case options(Kwargs, spawn_options(Options)) of
-        {ok, Key, Where, Wire, _, Timeout} ->
-            case pick(py_table:nodes(Key)) of
-                {Node, Pid, _} ->
-                    Call = {call, Ref, name(Module), name(Function), Args, Wire},
-                    spawn_at(Node, Pid, Ref, {spawn_call, self(), Timeout, Call});
-                none ->
-                    Ref ! {py_response, Ref, {error, {node_down, Where, not_started}}}
-            end;
+    case check(Module, Function, Kwargs, spawn_options(Options)) of
+        {ok, M, F, {ok, Key, Where, Wire, _, Timeout}} ->
+            Message = {spawn_call, self(), Timeout, {call, Ref, M, F, Args, Wire}},
+            spawn_at(pick(py_table:nodes(Key), Wire), Where, Ref, Message);
         Error ->
             Ref ! {py_response, Ref, Error}
     end,
@@ -345,9 +382,17 @@ spawn_call(Module, Function, Args, Kwargs, Options) ->
 spawn_options(Options) when is_map(Options) -> maps:merge(#{timeout => infinity}, Options);
 spawn_options(Timeout) -> Timeout.
 
+spawn_at(none, Where, Ref, _) ->
+    Ref ! {py_response, Ref, {error, {node_down, Where, not_started}}};
+spawn_at({Node, Pid, _}, _, Ref, Message) ->
+    case is_process_alive(Pid) of
+        true -> spawn_there(Node, Pid, Ref, Message);
+        false -> Ref ! {py_response, Ref, {error, {node_down, Node, not_started}}}
+    end.
+
 %% In the table first: if the process of the node has just ended, the coordinator has not seen this
 %% call there, or it has, and then its answer is taken.
-spawn_at(Node, Pid, Ref, Message) ->
+spawn_there(Node, Pid, Ref, Message) ->
     py_table:add_call(Ref, Pid),
     Pid ! Message,
     case is_process_alive(Pid) of
@@ -355,7 +400,7 @@ spawn_at(Node, Pid, Ref, Message) ->
             ok;
         false ->
             py_table:remove_call(Ref),
-            Ref ! {py_response, Ref, {error, {node_down, Node, not_started}}}
+            Ref ! {py_response, Ref, {error, {node_down, Node, unknown}}}
     end.
 
 %% @doc Waits up to 30 s for what `spawn_call' has begun.
@@ -373,7 +418,7 @@ await(Ref) ->
 %% {error, timeout} = py:await(py:spawn_call(time, sleep, [1]), 20).
 %% '''
 -spec await(reference(), timeout()) -> result().
-await(Ref, Timeout) ->
+await(Ref, Timeout) when ?is_limit(Timeout) ->
     receive
         {py_response, Ref, Result} -> Result
     after Timeout ->
@@ -381,7 +426,9 @@ await(Ref, Timeout) ->
                 none -> cancel(Ref), {error, timeout};
                 Result -> Result
             end
-    end.
+    end;
+await(_, _) ->
+    {error, {bad_option, timeout}}.
 
 %% @doc Cancels what `spawn_call' has begun: its answer is `{error, cancelled}', unless it has one already.
 %% In Python a running call gets the exception `erlang.Cancelled'.
@@ -415,19 +462,24 @@ parallel(Calls) ->
 %%     py:parallel([{time, sleep, [1]}, {builtins, abs, [-1]}], 100).
 %% '''
 -spec parallel([{name(), name(), list()} | {name(), name(), list(), kwargs()}], timeout() | options()) ->
-          {ok, [result()]}.
+          {ok, [result()]} | {error, {bad_option, term()}}.
 parallel(Calls, Options) ->
-    Limit = case Options of
-                #{timeout := T} -> T;
-                #{} -> ?TIMEOUT;
-                _ -> Options
-            end,
+    case {are_calls(Calls), options(#{}, Options)} of
+        {true, {ok, _, _, _, _, Limit}} -> {ok, all(Calls, Options, Limit)};
+        {true, Error} -> Error;
+        {false, _} -> {error, {bad_option, calls}}
+    end.
+
+are_calls([Call | Calls]) when tuple_size(Call) =:= 3; tuple_size(Call) =:= 4 -> are_calls(Calls);
+are_calls(Rest) -> Rest =:= [].
+
+all(Calls, Options, Limit) ->
     Refs = [begin_one(Call, Options) || Call <- Calls],
     End = case Limit of
               infinity -> infinity;
               _ -> erlang:monotonic_time(millisecond) + Limit
           end,
-    {ok, [await(Ref, until(End)) || Ref <- Refs]}.
+    [await(Ref, until(End)) || Ref <- Refs].
 
 begin_one({M, F, A}, Options) -> spawn_call(M, F, A, #{}, Options);
 begin_one({M, F, A, K}, Options) -> spawn_call(M, F, A, K, Options).
@@ -442,9 +494,10 @@ until(End) -> max(0, End - erlang:monotonic_time(millisecond)).
 %% ```
 %% ok = py:register_function(add_one, fun([X]) -> X + 1 end).
 %% '''
--spec register_function(name(), fun((list()) -> term())) -> ok | {error, {bad_option, function}}.
+-spec register_function(name(), fun((list()) -> term())) ->
+          ok | {error, {bad_option, name | function} | not_started}.
 register_function(Name, Function) when is_function(Function, 1) ->
-    py_table:add_function(function_name(Name), Function);
+    named(Name, fun(Binary) -> py_table:add_function(Binary, Function) end);
 register_function(_, _) ->
     {error, {bad_option, function}}.
 
@@ -453,9 +506,10 @@ register_function(_, _) ->
 %% ```
 %% ok = py:register_function(reverse, lists, reverse).
 %% '''
--spec register_function(name(), module(), atom()) -> ok | {error, {bad_option, function}}.
+-spec register_function(name(), module(), atom()) ->
+          ok | {error, {bad_option, name | function} | not_started}.
 register_function(Name, Module, Function) when is_atom(Module), is_atom(Function) ->
-    py_table:add_function(function_name(Name), {Module, Function});
+    named(Name, fun(Binary) -> py_table:add_function(Binary, {Module, Function}) end);
 register_function(_, _, _) ->
     {error, {bad_option, function}}.
 
@@ -464,12 +518,18 @@ register_function(_, _, _) ->
 %% ```
 %% ok = py:unregister_function(reverse).
 %% '''
--spec unregister_function(name()) -> ok.
+-spec unregister_function(name()) -> ok | {error, {bad_option, name} | not_started}.
 unregister_function(Name) ->
-    py_table:remove_function(function_name(Name)).
+    named(Name, fun py_table:remove_function/1).
 
-function_name(Name) when is_atom(Name) -> atom_to_binary(Name);
-function_name(Name) -> unicode:characters_to_binary(Name).
+%% Does it with the name as Python will say it.
+named(Name, Do) when is_atom(Name) ->
+    Do(atom_to_binary(Name));
+named(Name, Do) ->
+    case text(Name) of
+        error -> {error, {bad_option, name}};
+        Binary -> Do(Binary)
+    end.
 
 %%% ------------------------------------------------------------------ nodes
 
@@ -498,8 +558,12 @@ connect(Node) ->
 %% {error, _} = py:connect('nobody@127.0.0.1', 5000).
 %% '''
 -spec connect(node(), timeout()) -> ok | {error, term()}.
-connect(Node, Timeout) ->
-    py_coordinator:connect(Node, Timeout).
+connect(Node, Timeout) when is_atom(Node), ?is_limit(Timeout) ->
+    py_coordinator:connect(Node, Timeout);
+connect(Node, _) when is_atom(Node) ->
+    {error, {bad_option, timeout}};
+connect(_, _) ->
+    {error, {bad_option, node}}.
 
 %% @doc Lets go of a node that was attached by `connect/1' or has come by itself. It lives on.
 %%
@@ -530,9 +594,13 @@ info() ->
 info(Node) ->
     case {py_coordinator:info(), own(Node, status)} of
         {#{nodes := Nodes}, {ok, Status}} ->
-            [Info] = [N || N = #{node := Name} <- Nodes, Name =:= Node],
-            {ok, Info#{status => Status}};
-        {_, Error} ->
+            case [Info || Info = #{node := Name} <- Nodes, Name =:= Node] of
+                [Info] -> {ok, Info#{status => Status}};
+                [] -> {error, {node_down, Node, not_started}}
+            end;
+        {#{}, Error} ->
+            Error;
+        {Error, _} ->
             Error
     end.
 
@@ -569,6 +637,8 @@ drain(Node) ->
 %% {error, {node_down, 'nobody@127.0.0.1', not_started}} = py:drain('nobody@127.0.0.1', 1000).
 %% '''
 -spec drain(node(), timeout()) -> ok | {error, reason()}.
+drain(_, Timeout) when not ?is_limit(Timeout) ->
+    {error, {bad_option, timeout}};
 drain(Node, Timeout) ->
     case py_coordinator:stop_node(Node, 5000) of
         {port, Port} -> py_port:stop(Port, Timeout);
@@ -666,7 +736,13 @@ reload(Module) ->
 %% '''
 -spec reload(node() | atom(), name()) -> ok | {error, reason()}.
 reload(Node, Module) ->
-    case at(Node, pynode, reload, [name(Module)]) of
+    case name(Module) of
+        error -> {error, {bad_option, module}};
+        Name -> reload_at(Node, Name)
+    end.
+
+reload_at(Node, Name) ->
+    case at(Node, pynode, reload, [Name]) of
         {ok, _} -> ok;
         Error -> Error
     end.

@@ -17,10 +17,11 @@
 -export([connect/2, disconnect/1, nodes/0, info/0, stop_node/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 
--export_type([node_info/0]).
+-export_type([node_info/0, down_info/0]).
 
 -type node_info() :: #{node := node(), name => atom(), source := port | connect | hello, info := map(),
-                       port => map()}.
+                       state := attaching | up | draining, in_flight := integer(), port => pid()}.
+-type down_info() :: #{node := node(), name := atom(), state := starting | given_up, port := pid()}.
 
 -define(FORGET, 5000).
 -define(RETRY_PORT, 10).
@@ -31,12 +32,14 @@
                spec :: py_options:spec(),
                node :: node() | undefined,
                settled = false :: boolean(),   % it was up once, or has failed once
-               failed = false :: boolean()}).
+               failed = false :: boolean(),
+               given_up = false :: boolean()}).
 
 -record(node, {pid :: pid(),
                monitor :: reference(),
                source :: {port, pid()} | connect | hello,
                entry :: py_table:entry() | undefined,
+               draining = false :: boolean(),
                info = #{} :: map(),
                waiting = [] :: [gen_server:from()]}).
 
@@ -78,11 +81,11 @@ nodes() ->
         {error, _} -> []
     end.
 
--spec info() -> #{nodes := [node_info()], down := [map()]} | {error, term()}.
+-spec info() -> #{nodes := [node_info()], down := [down_info()]} | {error, term()}.
 info() ->
     call(info, 5000).
 
-%% No new calls go to the node; if it is a configured one its process is stopped in good order.
+%% No new calls go to the node; if it is a configured one, the caller has py_port stop it.
 -spec stop_node(node(), timeout()) -> {port, pid()} | connected | {error, term()}.
 stop_node(Node, Timeout) ->
     call({stop_node, Node}, Timeout).
@@ -100,12 +103,19 @@ call(Request, Timeout) ->
 init(Options) ->
     process_flag(trap_exit, true),
     [py_table:set_nodes(Key, []) || Key <- py_table:keys()],
-    {ok, #s{options = Options}, {continue, start}}.
+    Wishes = py_table:wishes(),
+    {ok, #s{options = Options,
+            wanted = maps:from_list([{Node, ?RETRY_MIN} || {Node, connect} <- Wishes]),
+            left = maps:from_list([{Node, true} || {Node, disconnect} <- Wishes])},
+     {continue, start}}.
 
 %% If this process had ended, its nodes have lived on, and are taken over; calls under way end.
 -spec handle_continue(start, #s{}) -> {noreply, #s{}}.
-handle_continue(start, S = #s{options = #{nodes := Specs}}) ->
+handle_continue(start, S = #s{options = #{nodes := Specs}, wanted = Wanted}) ->
     [py_node:detach(Pid) || {_, Pid, _, _} <- supervisor:which_children(py_node_sup), is_pid(Pid)],
+    [erlang:send_after(?FORGET, self(), {forget, Pid}) || Pid <- py_table:pids()],
+    [answer_gone(Ref, default, Pid, noproc) || {Ref, Pid} <- py_table:calls(), not is_process_alive(Pid)],
+    [self() ! {retry, Node} || Node <- maps:keys(Wanted)],
     Running = [{maps:get(node, Info), Pid, Info}
                || {_, Pid, _, _} <- supervisor:which_children(py_port_sup), is_pid(Pid), Info <- port_info(Pid)],
     {noreply, settle(lists:foldl(fun(Spec, Acc) -> take_port(Spec, Running, Acc) end, S, Specs))}.
@@ -118,8 +128,15 @@ port_info(Pid) ->
 take_port(Spec, Running, S) ->
     case lists:keyfind(py_program:node_name(Spec), 1, Running) of
         {Node, Pid, #{state := ready}} -> attach(Node, {port, Pid}, [], add_port(Pid, Node, Spec, S));
+        {Node, Pid, #{state := given_up}} -> given_up(Node, add_port(Pid, undefined, Spec, S));
         {_, Pid, _} -> add_port(Pid, undefined, Spec, S);
-        false -> {ok, Pid} = py_port_sup:start_child(Spec), add_port(Pid, undefined, Spec, S)
+        false -> start_port(Spec, S)
+    end.
+
+start_port(Spec, S) ->
+    case py_port_sup:start_child(Spec) of
+        {ok, Pid} -> add_port(Pid, undefined, Spec, S);
+        {error, _} -> erlang:send_after(?RETRY_MAX, self(), {start_port, Spec}), S
     end.
 
 add_port(Pid, Node, Spec = #{name := Name}, S = #s{ports = Ports}) ->
@@ -129,37 +146,36 @@ add_port(Pid, Node, Spec = #{name := Name}, S = #s{ports = Ports}) ->
 -spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}} | {noreply, #s{}}.
 handle_call(wait_started, From, S) ->
     {noreply, settle(S#s{waiting = [From | S#s.waiting]})};
-handle_call({connect, Node}, From, #s{left = Left} = S0) ->
-    S = #s{nodes = Nodes, wanted = Wanted} = S0#s{left = maps:remove(Node, Left)},
+handle_call({connect, Node}, From, S0) ->
+    S = #s{nodes = Nodes} = heard(Node, S0),
     case Nodes of
         #{Node := #node{entry = undefined, waiting = Waiting} = N} ->
             {noreply, S#s{nodes = Nodes#{Node := N#node{waiting = [From | Waiting]}}}};
         #{Node := _} ->
-            {reply, ok, S#s{wanted = Wanted#{Node => ?RETRY_MIN}}};
+            {reply, ok, want(Node, S)};
         _ ->
             {noreply, attach(Node, connect, [From], S)}
     end;
-handle_call({disconnect, Node}, _From, S = #s{nodes = Nodes, wanted = Wanted}) ->
-    Left = S#s{wanted = maps:remove(Node, Wanted)},
+handle_call({disconnect, Node}, _From, S = #s{nodes = Nodes}) ->
     case Nodes of
         #{Node := #node{source = {port, _}}} -> {reply, {error, configured}, S};
         #{Node := #node{pid = Pid}} ->
             py_node:detach(Pid),
-            {reply, ok, Left#s{left = maps:put(Node, true, S#s.left)}};
-        _ -> {reply, {error, not_connected}, Left}
+            {reply, ok, leave(Node, S)};
+        _ -> {reply, {error, not_connected}, unwant(Node, S)}
     end;
 handle_call(nodes, _From, S) ->
     {reply, [Node || {Node, #node{entry = E}} <- lists:sort(maps:to_list(S#s.nodes)), E =/= undefined], S};
 handle_call(info, _From, S) ->
     {reply, info(S), S};
-handle_call({stop_node, Node}, _From, S = #s{nodes = Nodes, wanted = Wanted}) ->
+handle_call({stop_node, Node}, _From, S0 = #s{nodes = Nodes}) ->
+    S = unwant(Node, S0),
     case Nodes of
         #{Node := N = #node{source = Source}} ->
-            Left = publish(S#s{nodes = Nodes#{Node := N#node{entry = undefined}},
-                               wanted = maps:remove(Node, Wanted)}),
+            Left = publish(S#s{nodes = Nodes#{Node := N#node{entry = undefined, draining = true}}}),
             {reply, case Source of {port, _} -> Source; _ -> connected end, Left};
         _ ->
-            {reply, {error, {node_down, Node, not_started}}, S}
+            {reply, port_of(Node, S), S}
     end;
 handle_call(_Request, _From, S) ->
     {reply, {error, bad_request}, S}.
@@ -170,21 +186,26 @@ handle_cast({attached, Pid, Node, Info, Counter}, S = #s{nodes = Nodes}) ->
         #{Node := N = #node{pid = Pid, waiting = Waiting}} ->
             [gen_server:reply(From, ok) || From <- Waiting],
             Up = N#node{entry = {Node, Pid, Counter}, info = Info, waiting = []},
-            {noreply, settle(publish(S#s{nodes = Nodes#{Node := Up}}))};
+            Wanted = case Up of
+                         #node{source = connect} -> want(Node, S);
+                         _ -> S
+                     end,
+            {noreply, settle(publish(Wanted#s{nodes = Nodes#{Node := Up}}))};
         _ ->
             {noreply, S}
     end;
 handle_cast({node_ready, _Name, Node, Port, _Spec}, S = #s{ports = Ports}) ->
     case Ports of
         #{Port := P} ->
-            {noreply, attach(Node, {port, Port}, [], S#s{ports = Ports#{Port := P#port{node = Node}}})};
+            Up = P#port{node = Node, given_up = false},
+            {noreply, attach(Node, {port, Port}, [], S#s{ports = Ports#{Port := Up}})};
         _ ->
             {noreply, S}
     end;
 handle_cast({node_exited, Node, _How}, S) ->
     {noreply, settle(ended(Node, S))};
 handle_cast({node_given_up, _Name, Node, _Report}, S) ->
-    {noreply, settle(ended(Node, S))};
+    {noreply, settle(given_up(Node, ended(Node, S)))};
 handle_cast(_Late, S) ->
     {noreply, S}.
 
@@ -198,10 +219,10 @@ handle_info({py_hello, Node}, S = #s{nodes = Nodes, left = Left}) when is_atom(N
 handle_info({py_call, From, Name, Args}, S) when is_pid(From), is_binary(Name), is_list(Args) ->
     py_handler_sup:start_handler(From, Name, Args),
     {noreply, S};
-handle_info({'DOWN', Monitor, process, Pid, Reason}, S = #s{nodes = Nodes, ports = Ports}) ->
+handle_info({'DOWN', Monitor, process, Pid, Reason}, S = #s{nodes = Nodes}) ->
     case [Node || {Node, #node{monitor = M}} <- maps:to_list(Nodes), M =:= Monitor] of
         [Node] -> {noreply, settle(node_down(Node, Pid, Reason, S))};
-        [] -> {noreply, settle(S#s{ports = maps:remove(Pid, Ports)})}
+        [] -> {noreply, settle(publish(port_down(Pid, Reason, S)))}
     end;
 handle_info({retry, Node}, S = #s{nodes = Nodes, wanted = Wanted}) ->
     case [Pid || {Pid, #port{node = N}} <- maps:to_list(S#s.ports), N =:= Node] of
@@ -211,8 +232,10 @@ handle_info({retry, Node}, S = #s{nodes = Nodes, wanted = Wanted}) ->
         [] -> {noreply, S}
     end;
 handle_info({forget, Pid}, S) ->
-    py_table:forget_started(Pid),
+    py_table:forget(Pid),
     {noreply, S};
+handle_info({start_port, Spec}, S) ->
+    {noreply, start_port(Spec, S)};
 handle_info(_Late, S) ->
     {noreply, S}.
 
@@ -240,7 +263,7 @@ node_options(_, _) ->
 %% Tried again are nodes that connect/2 asked for, and configured ones, until their process is known to
 %% have ended: the connection may have been cut. One that said hello comes by itself.
 node_down(Node, Pid, Reason, S = #s{nodes = Nodes, wanted = Wanted}) ->
-    #{Node := #node{source = Source, entry = Entry, waiting = Waiting}} = Nodes,
+    #{Node := #node{source = Source, waiting = Waiting}} = Nodes,
     [gen_server:reply(From, {error, reason(Reason)}) || From <- Waiting],
     Left = node_gone(Node, Pid, Reason, S),
     case Source of
@@ -249,8 +272,6 @@ node_down(Node, Pid, Reason, S = #s{nodes = Nodes, wanted = Wanted}) ->
         connect when is_map_key(Node, Wanted) ->
             #{Node := Pause} = Wanted,
             retry(Node, Pause, Left#s{wanted = Wanted#{Node := min(2 * Pause, ?RETRY_MAX)}});
-        connect when Entry =/= undefined, Reason =/= {shutdown, detached} ->
-            retry(Node, ?RETRY_MIN, Left#s{wanted = Wanted#{Node => ?RETRY_MIN}});
         _ ->
             Left
     end.
@@ -262,15 +283,39 @@ retry(Node, Pause, S) ->
 reason({shutdown, Reason}) -> Reason;
 reason(Reason) -> Reason.
 
-%% Answers what spawn_call has begun there and nobody has answered: the alias takes one answer only.
+%% What spawn_call has begun there is answered, if nobody has done it. The node is told, if it lives: a
+%% process that was killed could not, and the node would take it for its home for ever. The counter is
+%% kept for a while: callers that learn of the end late count themselves off.
 node_gone(Node, Pid, Reason, S = #s{nodes = Nodes}) ->
-    [begin
-         Ref ! {py_response, Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}}},
-         py_table:remove_call(Ref)
-     end || Ref <- py_table:calls_of(Pid)],
-    py_counter:free(Pid),
+    [answer_gone(Ref, Node, Pid, Reason) || Ref <- py_table:calls_of(Pid)],
+    erlang:send({pynode, Node}, {detach, Pid}, [noconnect, nosuspend]),
     erlang:send_after(?FORGET, self(), {forget, Pid}),
     publish(S#s{nodes = maps:remove(Node, Nodes)}).
+
+answer_gone(Ref, Node, Pid, Reason) ->
+    Ref ! {py_response, Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}}},
+    py_table:remove_call(Ref).
+
+%% What the user has said of a node that is not configured, which outlives this process: to be connected,
+%% to be left alone, or nothing.
+want(Node, S = #s{wanted = Wanted}) ->
+    py_table:set_wish(Node, connect),
+    S#s{wanted = Wanted#{Node => ?RETRY_MIN}}.
+
+unwant(Node, S = #s{wanted = Wanted}) ->
+    py_table:set_wish(Node, none),
+    S#s{wanted = maps:remove(Node, Wanted)}.
+
+leave(Node, S = #s{left = Left}) ->
+    Unwanted = unwant(Node, S),
+    py_table:set_wish(Node, disconnect),
+    Unwanted#s{left = Left#{Node => true}}.
+
+heard(Node, S = #s{left = Left}) when is_map_key(Node, Left) ->
+    py_table:set_wish(Node, none),
+    S#s{left = maps:remove(Node, Left)};
+heard(_, S) ->
+    S.
 
 %% Writes what calls read: each node, each name's nodes, and those that are taken if none is named.
 publish(S = #s{nodes = Nodes}) ->
@@ -298,13 +343,37 @@ name(_, _) ->
 %%% ------------------------------------------------------------------ the start
 
 %% The node's program has ended: that counts as settled, for nobody knows how long it will go on.
-ended(Node, S = #s{ports = Ports}) ->
-    S#s{ports = maps:map(fun(_, P = #port{spec = #{alive := Alive}}) ->
-                                 case lists:prefix(Alive ++ py_distribution:suffix() ++ "@", atom_to_list(Node)) of
-                                     true -> P#port{node = undefined, failed = true};
-                                     false -> P
+ended(Node, S) ->
+    change_port(Node, fun(P) -> P#port{node = undefined, failed = true} end, S).
+
+given_up(Node, S) ->
+    change_port(Node, fun(P) -> P#port{given_up = true} end, S).
+
+change_port(Node, Change, S = #s{ports = Ports}) ->
+    S#s{ports = maps:map(fun(_, P) ->
+                                 case port_node(P) of
+                                     Node -> Change(P);
+                                     _ -> P
                                  end
                          end, Ports)}.
+
+%% A configured node that is not attached: it waits for a start, or was given up.
+port_of(Node, #s{ports = Ports}) ->
+    case [Pid || {Pid, P} <- maps:to_list(Ports), port_node(P) =:= Node] of
+        [Pid] -> {port, Pid};
+        [] -> {error, {node_down, Node, not_started}}
+    end.
+
+port_node(#port{spec = Spec}) ->
+    py_program:node_name(Spec).
+
+%% A py_port ends as it should when its node was stopped, and else by a fault: then there is a new one.
+port_down(Pid, Reason, S = #s{ports = Ports}) ->
+    case maps:take(Pid, Ports) of
+        {_, Left} when Reason =:= normal; Reason =:= shutdown -> S#s{ports = Left};
+        {#port{spec = Spec}, Left} -> start_port(Spec, S#s{ports = Left});
+        error -> S
+    end.
 
 %% Answers those who wait for the start when no port is still on its way.
 settle(S = #s{ports = Ports, nodes = Nodes, waiting = Waiting}) ->
@@ -324,17 +393,21 @@ settle(S = #s{ports = Ports, nodes = Nodes, waiting = Waiting}) ->
 
 info(S = #s{nodes = Nodes, ports = Ports}) ->
     Up = [node_info(Node, N, S) || {Node, N} <- lists:sort(maps:to_list(Nodes))],
-    Down = [#{name => Name, port => Pid} || {Pid, #port{name = Name}} <- maps:to_list(Ports),
-                                            not lists:any(fun(#node{source = Source, entry = E}) ->
-                                                                  Source =:= {port, Pid} andalso E =/= undefined
-                                                          end, maps:values(Nodes))],
+    Attached = [Pid || #node{source = {port, Pid}} <- maps:values(Nodes)],
+    Down = [#{name => P#port.name, node => port_node(P), port => Pid,
+              state => case P#port.given_up of true -> given_up; false -> starting end}
+            || {Pid, P} <- maps:to_list(Ports), not lists:member(Pid, Attached)],
     #{nodes => Up, down => Down}.
 
 node_info(Node, N = #node{source = Source, entry = Entry, info = Info}, S) ->
     Base = #{node => Node, info => Info,
-             state => case Entry of undefined -> attaching; _ -> up end,
+             state => state(N),
              in_flight => case Entry of {_, _, Counter} -> py_counter:in_flight(Counter); _ -> 0 end},
     case Source of
         {port, Port} -> Base#{source => port, name => name(N, S), port => Port};
         _ -> Base#{source => Source}
     end.
+
+state(#node{draining = true}) -> draining;
+state(#node{entry = undefined}) -> attaching;
+state(_) -> up.

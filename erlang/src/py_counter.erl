@@ -6,7 +6,7 @@
 %% count itself off: turn/2 does it.
 -module(py_counter).
 
--export([new/0, free/1, array/0, enter/2, leave/2, in_flight/1, turn/2]).
+-export([new/0, array/0, enter/2, leave/2, in_flight/1, turn/2]).
 
 -export_type([counter/0, slot/0]).
 
@@ -37,10 +37,6 @@ new(Counter) when Counter < 3 * ?NODES ->
         false ->
             new(Counter + 3)
     end.
-
--spec free(pid()) -> ok.
-free(Pid) ->
-    py_table:give_counters(Pid).
 
 %% A call begins: the slot that it leaves at its end, and how many are in flight with it.
 -spec enter(atomics:atomics_ref(), counter()) -> {slot(), integer()}.

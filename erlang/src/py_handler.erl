@@ -7,10 +7,13 @@
 %%      {py_reply, error | exit | throw, Reason, Stack}
 %%      {py_reply, not_registered, Name, []}
 %%
-%% The function runs in a process of its own, so that there is an answer also if that is killed.
+%% The function runs in a process of its own, so that there is an answer also if that is killed. When nobody
+%% waits for the answer any more (a time limit has passed, the node has gone) it is killed.
 -module(py_handler).
 
 -export([start_link/3, init/3]).
+
+-define(WATCHED, 40). % ms after which Python's thread is monitored, which costs messages both ways
 
 -spec start_link(pid(), binary(), list()) -> {ok, pid()}.
 start_link(From, Name, Args) ->
@@ -19,19 +22,36 @@ start_link(From, Name, Args) ->
 -spec init(pid(), binary(), list()) -> ok.
 init(From, Name, Args) ->
     case py_table:function(Name) of
-        undefined -> From ! {py_reply, not_registered, Name, []};
-        Function -> From ! run(Function, Args)
-    end,
+        undefined -> answer(From, {not_registered, Name, []});
+        Function -> run(From, Function, Args)
+    end.
+
+%% Does not connect anew to a node that has gone.
+answer(From, {Class, Value, Stack}) ->
+    erlang:send(From, {py_reply, Class, Value, Stack}, [noconnect]),
     ok.
 
-run(Function, Args) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({py_reply, apply_to(Function, Args)}) end),
+run(From, Function, Args) ->
+    process_flag(trap_exit, true), % the function goes with this process, not the other way round
+    {Pid, Monitor} = spawn_opt(fun() -> exit({py_reply, apply_to(Function, Args)}) end, [link, monitor]),
     receive
-        {'DOWN', Monitor, process, Pid, {py_reply, {Class, Value, Stack}}} ->
-            {py_reply, Class, Value, Stack};
-        {'DOWN', Monitor, process, Pid, Reason} ->
-            {py_reply, exit, Reason, []}
+        {'DOWN', Monitor, process, Pid, Reason} -> answer(From, outcome(Reason))
+    after ?WATCHED ->
+            run_long(From, Pid, Monitor)
     end.
+
+run_long(From, Pid, Monitor) ->
+    Caller = erlang:monitor(process, From),
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            answer(From, outcome(Reason));
+        {'DOWN', Caller, process, From, _} ->
+            exit(Pid, kill),
+            ok
+    end.
+
+outcome({py_reply, Outcome}) -> Outcome;
+outcome(Reason) -> {exit, Reason, []}.
 
 apply_to(Function, Args) ->
     try

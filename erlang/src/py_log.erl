@@ -39,8 +39,9 @@ drop() ->
     end.
 
 send(Message) ->
-    catch ?MODULE ! Message,
-    ok.
+    try ?MODULE ! Message, ok
+    catch error:badarg -> ok % the application is stopping
+    end.
 
 %%% ------------------------------------------------------------------ the process
 

@@ -10,6 +10,7 @@
 %%      {cancel, Ref, {M, F}}            the caller no longer waits
 %%      {cancel_call, Ref}               for whoever has this spawn_call: it ends in {error, cancelled}
 %%      {drop_queue, Name}
+%%      {sent, Sender}                   of its own: the connection takes messages again
 %%      {watch, Pid, Ref, Slot, {M, F}}  Pid has waited for long: it is monitored from here on
 %%      {unwatch, Ref}
 %%      {info, Ref}                      what it knows, to that alias
@@ -25,7 +26,8 @@
 
 -type options() :: #{kill => fun(() -> term()), kill_after => timeout()}.
 
--define(BATCH, 256).           % requests in one message
+-define(BATCH, 256).           % requests in one message; a large one counts for more,
+-define(SMALL, 4096).          % one for each so many bytes of its arguments
 -define(AHEAD, 2).             % batches on their way, one that the node runs and one that it finds next
 -define(PATIENCE, 1).          % ms that requests wait for others while a batch is on its way
 -define(ATTACH_LIMIT, 10000).
@@ -41,7 +43,10 @@
             calls = #{} :: #{reference() => call()},        % of spawn_call
             watched = #{} :: #{reference() => watched()},
             owners = #{} :: #{reference() => reference()},  % monitor => call, of both
-            cancelled = #{} :: #{reference() => {mf(), [reference()]}}}).
+            cancelled = #{} :: #{reference() => {mf(), [reference()]}},
+            strangers = #{} :: #{reference() => true},  % started before the last turn, and nobody's
+            sender = none :: pid() | none,  % waits until the connection takes its message
+            unsent = [] :: [term()]}).      % messages behind that one, newest first
 
 -type mf() :: {atom() | binary(), atom() | binary()}.
 -type call() :: {Monitor :: reference(), Timer :: reference() | none, mf()}.
@@ -76,7 +81,8 @@ init(Parent, Node, Options) ->
     process_flag(trap_exit, true),
     put(parent, Parent),
     To = {pynode, Node},
-    put(monitor, Monitor = erlang:monitor(process, To)), % its end is the connection's
+    Monitor = erlang:monitor(process, To), % its end is the connection's
+    put(monitor, Monitor),
     Counter = py_counter:new(),
     To ! {attach, self()},
     receive
@@ -103,7 +109,7 @@ loop(S) ->
 
 %% All that is in the mailbox, up to a batch: requests are gathered, newest first. As long as nothing
 %% has come back of the last batch, the node has work, and more are waited for.
-drain(Batch, ?BATCH, S) ->
+drain(Batch, N, S) when N >= ?BATCH ->
     loop(flush(Batch, S));
 drain([], _, S) ->
     loop(S);
@@ -115,13 +121,13 @@ drain(Batch, N, S = #s{asked = Asked}) ->
     end.
 
 take(Call, Batch, N, S) when element(1, Call) =:= call ->
-    drain([Call | Batch], N + 1, S);
+    drain([Call | Batch], N + weight(element(5, Call), element(6, Call)), S);
 take(Items, Batch, N, S = #s{asked = Asked}) when is_list(Items) ->
     drain(Batch, N, spread(Items, S#s{asked = max(0, Asked - 1)}));
 take(Cast, Batch, N, S) when element(1, Cast) =:= cast ->
-    drain([Cast | Batch], N + 1, S);
+    drain([Cast | Batch], N + weight(element(4, Cast), element(5, Cast)), S);
 take({spawn_call, Owner, Timeout, Call}, Batch, N, S) ->
-    drain([Call | Batch], N + 1, begin_call(Owner, Timeout, Call, S));
+    drain([Call | Batch], N + weight(element(5, Call), element(6, Call)), begin_call(Owner, Timeout, Call, S));
 take({cancel, Ref, MF}, Batch, _N, S) ->
     cancel(Ref, MF, Batch, S);
 take({cancel_call, Ref}, Batch, N, S) ->
@@ -143,22 +149,23 @@ take({stuck, Ref}, Batch, N, S) ->
     drain(Batch, N, stuck(Ref, S));
 take({kill, Ref}, Batch, N, S) ->
     drain(Batch, N, kill(Ref, S));
+take({sent, Sender}, Batch, N, S = #s{sender = Sender, unsent = Unsent}) ->
+    drain(Batch, N, lists:foldl(fun send/2, S#s{sender = none, unsent = []}, lists:reverse(Unsent)));
 take(turn, Batch, N, S = #s{counter = Counter, watched = Watched}) ->
     py_counter:turn(Counter, [Slot || {_, Slot, _} <- maps:values(Watched)]),
     erlang:send_after(?TURN, self(), turn),
-    drain(Batch, N, S);
+    orphans(Batch, N, S);
 take({'EXIT', Parent, Reason}, Batch, N, S) ->
     case get(parent) of
-        Parent -> finish(Reason, flush_for_good(Batch, S), S);
+        Parent -> leave(Reason, Batch, S);
         _ -> drain(Batch, N, S)
     end;
 take({info, Ref}, Batch, N, S) ->
     Ref ! {Ref, #{started => maps:keys(S#s.started), calls => maps:keys(S#s.calls),
                   watched => maps:keys(S#s.watched), cancelled => maps:keys(S#s.cancelled)}},
     drain(Batch, N, S);
-take(detach, Batch, _N, S = #s{to = To}) ->
-    erlang:send(To, {detach, self()}, [noconnect]),
-    finish({shutdown, detached}, flush_for_good(Batch, S), S);
+take(detach, Batch, _N, S) ->
+    leave({shutdown, detached}, Batch, S);
 take(_Late, Batch, N, S) -> % a second py_attached, an answer of a library that timed out
     drain(Batch, N, S).
 
@@ -166,15 +173,45 @@ take(_Late, Batch, N, S) -> % a second py_attached, an answer of a library that 
 flush([], S) ->
     S;
 flush([{call, Ref, _, _, _, _} = Call], S = #s{calls = Calls}) when not is_map_key(Ref, Calls) ->
-    erlang:send(S#s.to, Call, [noconnect]),
-    S;
-flush(Batch, S) ->
-    erlang:send(S#s.to, lists:reverse(Batch), [noconnect]),
-    S#s{asked = min(?AHEAD, S#s.asked + 1)}.
+    send(Call, S);
+flush(Batch, S = #s{asked = Asked}) ->
+    Sent = send(lists:reverse(Batch), S),
+    case lists:any(fun is_answered/1, Batch) of
+        true -> Sent#s{asked = min(?AHEAD, Asked + 1)};
+        false -> Sent
+    end.
 
-flush_for_good(Batch, S) ->
-    flush(Batch, S),
-    [].
+is_answered(Request) ->
+    element(1, Request) =:= call orelse element(1, Request) =:= cancel.
+
+%% If the connection is busy another process waits for it, and what follows waits behind that: whatever
+%% the node does, limits that pass and callers that die are heard of here.
+send(Message, S = #s{sender = none, to = To}) ->
+    case erlang:send(To, Message, [noconnect, nosuspend]) of
+        nosuspend -> S#s{sender = start_sender(To, Message)};
+        _ -> S
+    end;
+send(Message, S = #s{unsent = Unsent}) ->
+    S#s{unsent = [Message | Unsent]}.
+
+start_sender(To, Message) ->
+    Self = self(),
+    spawn(fun() ->
+                  erlang:send(To, Message, [noconnect]),
+                  Self ! {sent, self()}
+          end).
+
+%% A batch must not be longer than what the node reads in one frame, or the connection would end.
+weight(Args, Options) when map_size(Options) =:= 0 ->
+    1 + bytes(Args, 0) div ?SMALL;
+weight(Args, Options) ->
+    1 + bytes(Args, erlang:external_size(Options)) div ?SMALL.
+
+%% About how long they are in a message; what is not obvious is asked for.
+bytes([Arg | Args], N) when is_binary(Arg) -> bytes(Args, N + byte_size(Arg));
+bytes([Arg | Args], N) when is_integer(Arg), abs(Arg) < 1 bsl 32; is_float(Arg); is_atom(Arg) -> bytes(Args, N + 9);
+bytes([Arg | Args], N) -> bytes(Args, N + erlang:external_size(Arg));
+bytes(_, N) -> N.
 
 %% What comes back: answers to their aliases, and what the node tells of itself.
 spread([{Ref, Result} | Items], S = #s{calls = Calls}) when is_reference(Ref) ->
@@ -250,6 +287,20 @@ owner_down(Monitor, Batch, N, S = #s{owners = Owners, watched = Watched, calls =
             drain(Batch, N, S)
     end.
 
+%% A caller that dies before it has made itself known leaves a call that is nobody's: at the second turn that
+%% finds it running it is cancelled. Should somebody wait for it all the same, that is the answer.
+orphans(Batch, N, S = #s{started = Started, strangers = Before}) ->
+    Known = maps:keys(S#s.calls) ++ maps:keys(S#s.watched) ++ maps:keys(S#s.cancelled),
+    Strangers = maps:without(Known, Started),
+    case maps:keys(maps:with(maps:keys(Before), Strangers)) of
+        [] ->
+            drain(Batch, N, S#s{strangers = Strangers});
+        Orphans ->
+            [Ref ! {py_response, Ref, {error, cancelled}} || Ref <- Orphans],
+            Tracked = lists:foldl(fun(Ref, Acc) -> track(Ref, {'_', '_'}, Acc) end, S, Orphans),
+            loop(flush([{cancel, Ref} || Ref <- Orphans] ++ Batch, Tracked#s{strangers = Strangers}))
+    end.
+
 %%% ------------------------------------------------------------------ cancelled, not ended yet
 
 %% The node is told at once, after what is gathered: the request may be among that.
@@ -276,7 +327,7 @@ untrack(Ref, S = #s{cancelled = Cancelled}) ->
 stuck(Ref, S = #s{cancelled = Cancelled, node = Node}) ->
     case Cancelled of
         #{Ref := {{M, F}, _}} ->
-            logger:warning("py_node ~s: ~s:~s was cancelled ~b s ago and still runs",
+            logger:warning("py_node ~s: ~ts:~ts was cancelled ~b s ago and still runs",
                            [Node, M, F, ?STUCK div 1000], #{node => Node});
         _ ->
             ok
@@ -286,7 +337,7 @@ stuck(Ref, S = #s{cancelled = Cancelled, node = Node}) ->
 kill(Ref, S = #s{cancelled = Cancelled, node = Node, options = Options}) ->
     case Cancelled of
         #{Ref := {{M, F}, _}} ->
-            logger:error("py_node ~s: ~s:~s was cancelled and does not end: the node is killed",
+            logger:error("py_node ~s: ~ts:~ts was cancelled and does not end: the node is killed",
                          [Node, M, F], #{node => Node}),
             #{kill := Kill} = Options,
             Kill(),
@@ -300,19 +351,26 @@ kill(Ref, S = #s{cancelled = Cancelled, node = Node, options = Options}) ->
 %% What is known of a request of a node that has gone, by the exit reason of its process.
 -spec progress(reference(), pid(), term()) -> started | unknown.
 progress(Ref, _, {shutdown, {node_down, _, Started}}) -> reached(Ref, Started);
-progress(Ref, Pid, noproc) -> reached(Ref, py_table:started(Pid));
-progress(_, _, _) -> unknown.
+progress(Ref, Pid, _) -> reached(Ref, py_table:started(Pid)).
 
 reached(Ref, Started) when is_map_key(Ref, Started) -> started;
 reached(_, _) -> unknown.
 
+%% What came in time goes out before.
+-spec leave(term(), [tuple()], #s{}) -> no_return().
+leave(Reason, Batch, S) ->
+    finish(Reason, [], send({detach, self()}, flush(Batch, S))).
+
 %% Requests that have never left end as not started. Nobody else answers those of spawn_call when the
 %% application stops; the coordinator does when this process is killed.
 -spec finish(term(), [tuple()], #s{}) -> no_return().
-finish(Reason, Batch, S = #s{node = Node, calls = Calls}) ->
-    [never_sent(Request, S) || Request <- lists:reverse(Batch)],
-    finish_mailbox(S),
-    [Ref ! {py_response, Ref, {error, {node_down, Node, reached(Ref, S#s.started)}}} || Ref <- maps:keys(Calls)],
+finish(Reason, Batch, S0 = #s{node = Node, unsent = Unsent}) ->
+    [never_sent(Request, S0) || Request <- lists:flatten(lists:reverse(Unsent)) ++ lists:reverse(Batch)],
+    S = finish_mailbox(S0),
+    [begin
+         Ref ! {py_response, Ref, {error, {node_down, Node, reached(Ref, S#s.started)}}},
+         py_table:remove_call(Ref)
+     end || Ref <- maps:keys(S#s.calls)],
     map_size(S#s.started) > 0 andalso py_table:set_started(self(), S#s.started),
     exit(case Reason of
              {node_down, _, _} -> {shutdown, Reason};
@@ -325,10 +383,9 @@ finish_mailbox(S) ->
             never_sent(Request, S),
             finish_mailbox(S);
         Items when is_list(Items) ->
-            spread(Items, S),
-            finish_mailbox(S)
+            finish_mailbox(spread(Items, S))
     after 0 ->
-            ok
+            S
     end.
 
 never_sent({spawn_call, _, _, Call}, S) ->

@@ -80,7 +80,9 @@ start_link(Spec) ->
 %% '''
 -spec stop(pid(), timeout()) -> ok.
 stop(Port, Timeout) ->
-    gen_statem:call(Port, {stop, Timeout}, infinity).
+    try gen_statem:call(Port, {stop, Timeout}, infinity)
+    catch exit:_ -> ok % it has gone before
+    end.
 
 %% @doc Kills the OS process now. It is started again as after any other end.
 %%
@@ -413,8 +415,9 @@ signal_text(_) -> "".
 event(Level, Format, Args, Data = #data{node = Node, output = Output}) ->
     py_output:event(Output, Level, io_lib:format("node ~ts: " ++ Format, [Node | Args]), meta(Data)).
 
+%% Without a domain: the default handler of logger shows no events that have one of ours.
 meta(#data{node = Node}) ->
-    #{domain => [pynode], node => Node, pid => self()}.
+    #{node => Node, pid => self()}.
 
 facts(State, #data{spec = #{name := Name}, node = Node, os_pid = OsPid, starts = Starts, ends = Ends, lines = Lines}) ->
     #{state => State, name => Name, node => Node, os_pid => OsPid, starts => Starts, ends => hows(Ends),

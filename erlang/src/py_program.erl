@@ -195,5 +195,5 @@ shell(Format, Args) ->
         _ -> ok
     catch
         error:Reason ->
-            ?LOG_ERROR("pynode: no shell can be started to send a signal: ~tp", [Reason], #{domain => [pynode]})
+            ?LOG_ERROR("pynode: no shell can be started to send a signal: ~tp", [Reason])
     end.

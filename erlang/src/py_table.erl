@@ -1,20 +1,24 @@
 %% @private
 %% py_table - owns the tables that the others work on, and does nothing else.
 %%
-%%      py_nodes      {default | {node, Node} | {name, Name}, {{Node, Pid, Counter}, ...}}, and
+%%      py_nodes      {default | {node, Node} | {name, Name}, {{Node, Pid, Counter}, ...}}:
+%%                    what a call reads; written by the coordinator
 %%                    {{counter, Counter}, Pid}: who counts there (py_counter)
 %%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
-%%                    what a call reads; written by the coordinator
+%%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
 %%      py_calls      {Ref, Pid} of what spawn_call has begun: Pid is the py_node it went to
 %%      py_functions  {Name, Fun | {Module, Function}} that Python may call
+%%
+%% The tables go with the application: who comes later finds nothing in them, and nothing is kept.
 -module(py_table).
 
 -behaviour(gen_server).
 
 -export([start_link/0]).
 -export([nodes/1, set_nodes/2, keys/0]).
--export([take_counter/2, give_counters/1, set_started/2, started/1, forget_started/1]).
--export([add_call/2, remove_call/1, call/1, calls_of/1]).
+-export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
+-export([set_wish/2, wishes/0]).
+-export([add_call/2, remove_call/1, call/1, calls/0, calls_of/1]).
 -export([add_function/2, remove_function/1, function/1]).
 -export([init/1, handle_call/3, handle_cast/2]).
 
@@ -45,11 +49,9 @@ handle_cast(_Request, State) ->
 %% The nodes that a call with this key may go to; none also when the application does not run.
 -spec nodes(key()) -> tuple().
 nodes(Key) ->
-    try ets:lookup(py_nodes, Key) of
+    case lookup(py_nodes, Key) of
         [{_, Entries}] -> Entries;
         [] -> {}
-    catch
-        error:badarg -> {}
     end.
 
 -spec set_nodes(key(), [entry()]) -> ok.
@@ -72,63 +74,94 @@ is_for_calls({Kind, _}) -> Kind =:= node orelse Kind =:= name.
 take_counter(Counter, Pid) ->
     ets:insert_new(py_nodes, {{counter, Counter}, Pid}).
 
--spec give_counters(pid()) -> ok.
-give_counters(Pid) ->
-    ets:match_delete(py_nodes, {{counter, '_'}, Pid}),
-    ok.
-
 %% Which requests a py_node that has ended knew to be started: for callers that learn of its end late.
--spec set_started(pid(), #{reference() => true}) -> ok.
+-spec set_started(pid(), #{reference() => true}) -> ok | {error, not_started}.
 set_started(Pid, Started) ->
-    ets:insert(py_nodes, {{gone, Pid}, Started}),
-    ok.
+    insert(py_nodes, {{gone, Pid}, Started}).
 
 -spec started(pid()) -> #{reference() => true}.
 started(Pid) ->
-    case ets:lookup(py_nodes, {gone, Pid}) of
+    case lookup(py_nodes, {gone, Pid}) of
         [{_, Started}] -> Started;
         [] -> #{}
     end.
 
--spec forget_started(pid()) -> ok.
-forget_started(Pid) ->
+%% Each py_node of which something is here, and what is forgotten when it has ended long ago.
+-spec pids() -> [pid()].
+pids() ->
+    lists:usort([Pid || [Pid] <- ets:match(py_nodes, {{counter, '_'}, '$1'}) ++ ets:match(py_nodes, {{gone, '$1'}, '_'})]).
+
+-spec forget(pid()) -> ok.
+forget(Pid) ->
+    ets:match_delete(py_nodes, {{counter, '_'}, Pid}),
     ets:delete(py_nodes, {gone, Pid}),
     ok.
 
--spec add_call(reference(), pid()) -> ok.
-add_call(Ref, Pid) ->
-    ets:insert(py_calls, {Ref, Pid}),
+-spec set_wish(node(), connect | disconnect | none) -> ok.
+set_wish(Node, none) ->
+    ets:delete(py_nodes, {wish, Node}),
+    ok;
+set_wish(Node, Wish) ->
+    ets:insert(py_nodes, {{wish, Node}, Wish}),
     ok.
 
--spec remove_call(reference()) -> ok.
+-spec wishes() -> [{node(), connect | disconnect}].
+wishes() ->
+    [{Node, Wish} || [Node, Wish] <- ets:match(py_nodes, {{wish, '$1'}, '$2'})].
+
+-spec add_call(reference(), pid()) -> ok | {error, not_started}.
+add_call(Ref, Pid) ->
+    insert(py_calls, {Ref, Pid}).
+
+-spec remove_call(reference()) -> ok | {error, not_started}.
 remove_call(Ref) ->
-    ets:delete(py_calls, Ref),
-    ok.
+    delete(py_calls, Ref).
 
 -spec call(reference()) -> {ok, pid()} | none.
 call(Ref) ->
-    case ets:lookup(py_calls, Ref) of
+    case lookup(py_calls, Ref) of
         [{_, Pid}] -> {ok, Pid};
         [] -> none
     end.
+
+-spec calls() -> [{reference(), pid()}].
+calls() ->
+    ets:tab2list(py_calls).
 
 -spec calls_of(pid()) -> [reference()].
 calls_of(Pid) ->
     [Ref || [Ref] <- ets:match(py_calls, {'$1', Pid})].
 
--spec add_function(binary(), fun((list()) -> term()) | {module(), atom()}) -> ok.
+-spec add_function(binary(), fun((list()) -> term()) | {module(), atom()}) -> ok | {error, not_started}.
 add_function(Name, Function) ->
-    ets:insert(py_functions, {Name, Function}),
-    ok.
+    insert(py_functions, {Name, Function}).
 
--spec remove_function(binary()) -> ok.
+-spec remove_function(binary()) -> ok | {error, not_started}.
 remove_function(Name) ->
-    ets:delete(py_functions, Name),
-    ok.
+    delete(py_functions, Name).
 
 -spec function(binary()) -> fun((list()) -> term()) | {module(), atom()} | undefined.
 function(Name) ->
-    case ets:lookup(py_functions, Name) of
+    case lookup(py_functions, Name) of
         [{_, Function}] -> Function;
         [] -> undefined
+    end.
+
+lookup(Table, Key) ->
+    try ets:lookup(Table, Key)
+    catch error:badarg -> []
+    end.
+
+insert(Table, Row) ->
+    try ets:insert(Table, Row) of
+        true -> ok
+    catch
+        error:badarg -> {error, not_started}
+    end.
+
+delete(Table, Key) ->
+    try ets:delete(Table, Key) of
+        true -> ok
+    catch
+        error:badarg -> {error, not_started}
     end.

@@ -122,22 +122,32 @@ TAP_UNUSED static void term_put(struct buf *b, const char *text) {
         tap_bail("term.h: %s: something follows the term", text);
 }
 
-/* Appends a frame; payload may be NULL. */
-TAP_UNUSED static void term_put_frame(struct buf *b, const char *control, const char *payload) {
+/* Appends a frame; payload is an encoded term, or empty. */
+TAP_UNUSED static void term_put_frame_of(struct buf *b, const char *control, struct slice payload) {
     size_t begin = b->len;
     uint32_t n;
 
     buf_put(b, "\0\0\0\0\x70\x83", 6);
     term_put(b, control);
-    if (payload) {
+    if (payload.len > 0) {
         buf_put(b, "\x83", 1);
-        term_put(b, payload);
+        buf_put(b, payload.data, payload.len);
     }
     n = (uint32_t)(b->len - begin - 4);
     b->data[begin] = (uint8_t)(n >> 24);
     b->data[begin + 1] = (uint8_t)(n >> 16);
     b->data[begin + 2] = (uint8_t)(n >> 8);
     b->data[begin + 3] = (uint8_t)n;
+}
+
+/* Appends a frame; payload may be NULL. */
+TAP_UNUSED static void term_put_frame(struct buf *b, const char *control, const char *payload) {
+    struct buf term = {0};
+
+    if (payload)
+        term_put(&term, payload);
+    term_put_frame_of(b, control, (struct slice){term.data, term.len});
+    buf_done(&term);
 }
 
 /* Text that grows in a ring of buffers, so that several results can be held at once. */

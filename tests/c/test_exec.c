@@ -298,6 +298,68 @@ static void test_exit(void) {
     buf_done(&reason);
 }
 
+static bool report(struct request *r) {
+    bool told;
+
+    exec_lock();
+    told = exec_report_locked(r);
+    exec_unlock();
+    return told;
+}
+
+/* Takes a request of that kind into the queue and out again, to run. */
+static struct request *run(enum request_kind kind, const char *ref) {
+    struct request *r = request(0, ref, NULL);
+
+    r->kind = kind;
+    if (!exec_push(r))
+        tap_bail("%s was not taken", ref);
+    return exec_pop(&me);
+}
+
+/* The application is told once that a call of its runs, as long as it does. */
+static void test_report(void) {
+    static const enum request_kind others[] = {
+        REQUEST_CALL,     REQUEST_CAST,        REQUEST_SPAWN,       REQUEST_REX_CALL,
+        REQUEST_REX_CAST, REQUEST_REX_OLD,     REQUEST_SERVER_CALL, REQUEST_SERVER_CAST,
+        REQUEST_SERVER_INFO, REQUEST_APP_CAST,
+    };
+    struct request *r = request(0, "a", NULL);
+    int told = 0;
+
+    r->kind = REQUEST_APP_CALL;
+    exec_push(r);
+    is_int(exec_unreported(), 0, "a call that waits does not run");
+    is_int(drop(exec_cancel(CONN(0), ref_of("a"))), 1, "it is cancelled");
+    is_int(exec_unreported(), 0, "and has never run");
+    r = run(REQUEST_APP_CALL, "b");
+    is_int(exec_unreported(), 1, "one that runs is to be told of");
+    ok(report(r) && r->reported, "it is");
+    is_int(exec_unreported(), 0, "that is done");
+    ok(!report(r), "and not done twice");
+    exec_claim(r);
+    is_int(exec_unreported(), 0, "nor undone");
+    finish(r);
+    r = run(REQUEST_APP_CALL, "c");
+    exec_claim(r);
+    is_int(exec_unreported(), 0, "of one that is answered nothing is to be told");
+    ok(!report(r) && !r->reported, "nor is it");
+    finish(r);
+    r = run(REQUEST_APP_CALL, "d");
+    ok(!exec_cancel(CONN(0), ref_of("d")), "of one that nobody waits for");
+    ok(report(r), "it can be told that it runs");
+    exec_claim(r);
+    finish(r);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        r = run(others[i], "x");
+        told += exec_unreported() > 0 || report(r);
+        exec_claim(r);
+        finish(r);
+    }
+    is_int(told, 0, "only calls of the application are told of");
+    is_int(exec_unreported(), 0, "none is left");
+}
+
 int main(void) {
     static const struct exec_hooks hooks = {.hold = hold_cb};
 
@@ -313,6 +375,7 @@ int main(void) {
     test_hold();
     test_announce();
     test_exit();
+    test_report();
     buf_done(&sent);
     return tap_end();
 }

@@ -158,6 +158,74 @@ static void test_shrinking(void) {
     ok(supervise_until(&served, 1), "and serves");
 }
 
+static _Atomic int told_of[3]; /* by kind: calls of the application, of its in a queue, others */
+
+static void told_cb(const struct request *r) {
+    atomic_fetch_add(&told_of[r->kind != REQUEST_APP_CALL ? 2 : r->options.queue.len > 0], 1);
+}
+
+/* When the latest of those that run has begun. */
+static void since_cb(void *arg, const struct exec_worker *w) {
+    int64_t *since = arg;
+
+    if (w->current && w->since > *since)
+        *since = w->since;
+}
+
+/* What runs for a millisecond is told of, once. */
+static void test_report(void) {
+    static const enum request_kind kinds[] = {REQUEST_APP_CALL, REQUEST_APP_CALL, REQUEST_APP_CAST,
+                                              REQUEST_SERVER_CALL};
+    enum { N = sizeof kinds / sizeof *kinds, MS = 1000000 };
+    int64_t latest = 0;
+    bool runs;
+
+    served = 0;
+    for (int i = 0; i < N; i++) {
+        struct request *r = request(0, "block", NULL);
+
+        r->kind = kinds[i];
+        if (i == 0)
+            r->options.queue = ref_of("q");
+        if (!exec_push(r))
+            tap_bail("not taken");
+    }
+    ok(supervise_until(&inside, N), "requests of several kinds run");
+    pool_list(since_cb, &latest);
+    is_int(pool_report(latest - 1000 * MS, told_cb), 0, "none is told of before it has for a while");
+    is_int(exec_unreported(), 2, "two will be");
+    is_int(pool_report(latest + MS, told_cb), 2, "after a millisecond they are");
+    is_int(told_of[0], 1, "the application's call");
+    is_int(told_of[1], 1, "and the one in a queue");
+    is_int(told_of[2], 0, "and no other");
+    is_int(exec_unreported(), 0, "none is to be told of any more");
+    is_int(pool_report(latest + 1000 * MS, told_cb), 0, "none is told of twice");
+    change(&release, 1);
+    ok(supervise_until(&served, N), "all end");
+    change(&release, -1);
+    exec_drop_queue(ref_of("q"), &runs);
+    is_int(pool_report(latest + 1000 * MS, told_cb), 0, "nothing runs");
+}
+
+/* One that has run for 0.999999 ms has not run for a millisecond. */
+static void test_report_limit(void) {
+    struct request *r = request(0, "block", NULL);
+    int64_t since = 0;
+
+    served = 0;
+    r->kind = REQUEST_APP_CALL;
+    if (!exec_push(r))
+        tap_bail("not taken");
+    ok(supervise_until(&inside, 1), "a call of the application runs");
+    pool_list(since_cb, &since);
+    is_int(pool_report(since, told_cb), 0, "it has just begun");
+    is_int(pool_report(since + 999999, told_cb), 0, "a millisecond has not passed");
+    is_int(pool_report(since + 1000000, told_cb), 1, "a millisecond has");
+    change(&release, 1);
+    ok(supervise_until(&served, 1), "it ends");
+    change(&release, -1);
+}
+
 /* Those that nobody waits for any more do not take others' places. */
 static void test_stuck(void) {
     int i;
@@ -288,7 +356,7 @@ static void test_threads(void) {
         if (pthread_create(&threads[i], NULL, pusher_main, &ids[i]) != 0)
             tap_bail("no thread");
     }
-    while ((look(&pushing) > 0 || exec_load() > 0) && clock_now() < end) {
+    do {
         int was = atomic_exchange(&full, look(&pushing) > 0 ? turn++ % PUSHERS : -1);
 
         if (was >= 0)
@@ -299,7 +367,7 @@ static void test_threads(void) {
         listed = 0;
         pool_list(list_cb, &listed);
         sched_yield();
-    }
+    } while ((look(&pushing) > 0 || exec_load() > 0) && clock_now() < end);
     atomic_store(&full, -1);
     for (i = 0; i < PUSHERS; i++) {
         pthread_join(threads[i], NULL);
@@ -338,6 +406,8 @@ int main(void) {
     start_pool(LANES * PER_LANE + 100);
     test_growth();
     test_shrinking();
+    test_report();
+    test_report_limit();
     test_lane_threads();
     test_threads();
     test_stuck();

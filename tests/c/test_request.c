@@ -1,53 +1,14 @@
-/* test_request.c - requests: every form in which work arrives, every frame that answers it.
+/* test_request.c - requests: every form in which work arrives.
  *
  * Each request is made twice, out of a frame that it may keep and out of one that it must copy
  * (which is then overwritten), and must be the same.
  */
 #include "config.h"
 
-#include "answer.h"
+#include "request.h"
+#include "made.h"
 #include "tap.h"
 #include "term.h"
-
-#define P "<a@h,1,2,3>"       /* the caller */
-#define R "#<a@h,7,8,9>"      /* its spawn request */
-#define RES "#<a@h,7,8,10>"   /* erpc's own reference */
-#define ALIAS "#<a@h,7,8,11>" /* gen_server's */
-#define TAG "[alias|" ALIAS "]"
-#define NOBODY "<py@h,0,0,77>" /* a pid of ours that never lived */
-
-typedef struct request *request_maker(const struct dist_msg *, struct frame *);
-
-/* Makes a request out of a frame. A shared one lies behind other bytes, as in a connection's
- * buffer, and is overwritten as soon as the request is there. */
-static struct request *make(request_maker *maker, const char *control, const char *payload,
-                            bool whole) {
-    struct buf b = {0};
-    struct frame frame = {.whole = whole};
-    struct dist_msg msg;
-    struct request *r;
-    const char *why = NULL;
-    size_t offset = whole ? 0 : 13;
-
-    buf_put(&b, "before, before", offset);
-    term_put_frame(&b, control, payload);
-    frame.data = b.data + offset;
-    frame.len = b.len - offset;
-    if (dist_parse(frame.data, frame.len, &msg, &why) < 0)
-        tap_bail("%s: %s", control, why);
-    r = maker(&msg, &frame);
-    if (whole && r && frame.data)
-        tap_bail("%s: the whole frame was not taken", control);
-    if (!whole)
-        memset(b.data, 0xee, b.len);
-    if (!whole || !r) {
-        /* Not taken: still the caller's, so still there. */
-        ok(frame.data == b.data + offset, "%s %s: the frame stays the caller's", control, payload);
-        if (frame.data)
-            free(b.data);
-    }
-    return r;
-}
 
 /* Text that is not a term. */
 static const char *text(struct slice s) {
@@ -73,11 +34,6 @@ static const char *fields(const struct request *r) {
              r->spawn_flags, r->pid_serial > 0);
     return line;
 }
-
-#define SPAWN(mfa, opts) "{29," R "," P "," P "," mfa "," opts "}"
-#define SEND(name) "{6," P ",''," name "}"
-#define EXECUTE_CALL "{erpc,execute_call,4}"
-#define EXECUTE_CAST "{erpc,execute_cast,3}"
 
 static const struct {
     request_maker *maker;
@@ -156,243 +112,260 @@ static void test_forms(void) {
     }
 }
 
-/* Requests to answer, one of each kind that is answered differently. */
-static struct request *call(const char *opts) {
-    char control[256];
+/* The Erlang application's. */
 
-    snprintf(control, sizeof control, SPAWN(EXECUTE_CALL, "%s"), opts);
-    return make(request_from_spawn, control, "[" RES ",m,f,[]]", true);
-}
+/* All that such a request has read, as text; what is not there is left out. */
+static const char *app_fields(const struct request *r) {
+    const struct request_options *o = r ? &r->options : NULL;
+    static char line[4096];
 
-static struct request *cast(void) {
-    return make(request_from_spawn, SPAWN(EXECUTE_CAST, "[]"), "[m,f,[]]", true);
-}
-
-static struct request *spawn(const char *opts) {
-    char control[256];
-
-    snprintf(control, sizeof control, SPAWN("{m,f,0}", "%s"), opts);
-    return make(request_from_spawn, control, "[]", true);
-}
-
-static struct request *rex_call(void) {
-    return make(request_from_rex, SEND("rex"),
-                "{'$gen_call',{" P "," TAG "},{block_call,m,f,[]," P "}}", true);
-}
-
-static struct request *rex_cast(void) {
-    return make(request_from_rex, SEND("rex"), "{'$gen_cast',{cast,m,f,[]," P "}}", true);
-}
-
-static struct request *rex_old(void) {
-    return make(request_from_rex, SEND("rex"), "{" P ",{call,m,f,[]," P "}}", true);
-}
-
-static struct request *server_call(const char *tag) {
-    char payload[256];
-
-    snprintf(payload, sizeof payload, "{'$gen_call',{" P ",%s},x}", tag);
-    return make(request_from_server, SEND("counter"), payload, true);
-}
-
-static struct request *server_cast(void) {
-    return make(request_from_server, SEND("counter"), "{'$gen_cast',x}", true);
-}
-
-static struct request *server_info(void) {
-    return make(request_from_server, SEND("counter"), "x", true);
-}
-
-/* A format with the request's own pid put in for each %s. */
-static const char *with_pid(const struct request *r, const char *format) {
-    static char line[2048];
-    char pid[64];
-
-    snprintf(pid, sizeof pid, "<py@h,%u,%u,77>", r->pid_id, r->pid_serial);
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(line, sizeof line, format, pid, pid, pid);
-#pragma GCC diagnostic pop
+    if (!r)
+        return "none";
+    snprintf(line, sizeof line, "%d %s %s:%s %s%s%s%s%s%s%s%s%s%s%s%s", r->kind, term_text(r->ref),
+             text(r->module), text(r->function), term_text(r->args),
+             o->kwargs.data ? " kwargs " : "", o->kwargs.data ? term_text(o->kwargs) : "",
+             o->queue.data ? " queue " : "", o->queue.data ? term_text(o->queue) : "",
+             o->strings == REQUEST_STRINGS_UTF8    ? " utf8"
+             : o->strings == REQUEST_STRINGS_BYTES ? " bytes"
+                                                   : "",
+             o->traceback ? " traceback" : "", o->thread ? " thread" : "",
+             o->executor ? " executor" : "", o->bad.data ? " bad " : "",
+             o->bad.data ? text(o->bad) : "", r->gathered ? " gathered" : "");
+    if (r->from.data || r->tag.data || r->to.data || r->res.data || r->pid_id || r->spawn_flags)
+        tap_bail("%s: more was filled in than the application says", line);
     return line;
 }
 
-static struct buf out;
+#define CALL(opts) "{call," R ",m,f,[1]," opts "}"
+#define CAST(opts) "{cast,m,f,[1]," opts "}"
+#define CALLED "9 " R " m:f [1]"
+#define CAST_ "10 - m:f [1]"
 
-/* Compares the frames that were written, then frees the request. */
-static void answered(struct request *r, const char *want, const char *name) {
-    is_str(term_take(&out), with_pid(r, want), "%s", name);
-    request_free(r);
-}
+/* An item, and what is read from it, but for the word `gathered`. */
+static const struct {
+    const char *item, *want;
+} app_forms[] = {
+    {CALL("#{}"), CALLED},
+    {CAST("#{}"), CAST_},
+    {"{call," R ",<<\"os.path\">>,<<\"join\">>,[],#{}}", "9 " R " os.path:join []"},
+    {"{call," R ",'os.path',<<\"join\">>,[],#{}}", "9 " R " os.path:join []"},
+    {"{cast,<<\"os.path\">>,join,[],#{}}", "10 - os.path:join []"},
+    {"{call," R ",m,f,x,#{}}", "9 " R " m:f x"},
+    {"{call," R ",'','',[],#{}}", "9 " R " : []"},
 
-/* Gives the value 42, if one is wanted. */
-static struct request *reply(struct request *r) {
-    size_t begin = 0;
+    {CALL("#{kwargs=>#{a=>1,<<\"b\">>=>[]}}"), CALLED " kwargs #{a=>1,<<\"b\">>=>[]}"},
+    {CALL("#{kwargs=>#{}}"), CALLED " kwargs #{}"},
+    {CALL("#{kwargs=>[]}"), CALLED " kwargs [] bad kwargs"},
+    {CALL("#{kwargs=>none}"), CALLED " kwargs none bad kwargs"},
+    {CALL("#{strings=>utf8}"), CALLED " utf8"},
+    {CALL("#{strings=>bytes}"), CALLED " bytes"},
+    {CALL("#{strings=>latin1}"), CALLED " utf8 bad strings"},
+    {CALL("#{strings=><<\"bytes\">>}"), CALLED " utf8 bad strings"},
+    {CALL("#{traceback=>true}"), CALLED " traceback"},
+    {CALL("#{traceback=>false}"), CALLED},
+    {CALL("#{traceback=>1}"), CALLED " bad traceback"},
+    {CALL("#{queue=>db}"), CALLED " queue db"},
+    {CALL("#{queue=>{<<\"db\">>,1,#<a@h,7,8,12>}}"), CALLED " queue {<<\"db\">>,1,#<a@h,7,8,12>}"},
+    {CALL("#{thread=>new}"), CALLED " thread"},
+    {CALL("#{thread=>old}"), CALLED " thread bad thread"},
+    {CALL("#{thread=>true}"), CALLED " thread bad thread"},
+    {CALL("#{executor=>blocking}"), CALLED " executor"},
+    {CALL("#{executor=>default}"), CALLED " executor bad executor"},
+    {CALL("#{timeout=>5000}"), CALLED " bad timeout"},
+    {CALL("#{kwarg=>#{}}"), CALLED " bad kwarg"},
+    {CALL("#{strings=>bytes,kwargs=>#{a=>1},queue=>q,traceback=>true,executor=>blocking}"),
+     CALLED " kwargs #{a=>1} queue q bytes traceback executor"},
+    {CALL("#{wrong=>1,strings=>bytes}"), CALLED " bytes bad wrong"},
+    {CAST("#{queue=>q,kwargs=>#{a=>1}}"), CAST_ " kwargs #{a=>1} queue q"},
+    {CAST("#{wrong=>1}"), CAST_ " bad wrong"},
 
-    if (answer_begin(r, &out, &begin)) {
-        term_put(&out, "42");
-        is_int(answer_end(r, &out, begin), 0, "the answer is closed");
-    } else {
-        answer_done(r, &out);
+    {"{call," R ",m,f,[]}", "none"},
+    {"{call," R ",m,f,[],#{},x}", "none"},
+    {"{call,m,f,[],#{}}", "none"},
+    {"{cast," R ",m,f,[],#{}}", "none"},
+    {"{cast,m,f,[]}", "none"},
+    {"{send,m,f,[],#{}}", "none"},
+    {"{1,m,f,[],#{}}", "none"},
+    {"{call,ref,m,f,[],#{}}", "none"},
+    {"{call," P ",m,f,[],#{}}", "none"},
+    {"{call," R ",1,f,[],#{}}", "none"},
+    {"{call," R ",m,[102],[],#{}}", "none"},
+    {"{call," R ",m,f,[],[]}", "none"},
+    {"{call," R ",m,f,[],[{strings,bytes}]}", "none"},
+    {"{call," R ",m,f,[],#{1=>2}}", "none"},
+    {"{call," R ",m,f,[],#{<<\"strings\">>=>bytes}}", "none"},
+    {"{cast,m,f,[],x}", "none"},
+    {"{}", "none"},
+    {"[]", "none"},
+    {"call", "none"},
+};
+
+/* By itself, in a frame that is kept and one that is copied, and as one of several in a list. */
+static void test_app_forms(void) {
+    for (size_t i = 0; i < sizeof app_forms / sizeof *app_forms; i++) {
+        const char *item = app_forms[i].item, *want = app_forms[i].want;
+        bool is_call = strncmp(want, "9 ", 2) == 0;
+
+        for (int how = 0; how < 4; how++) {
+            bool gathered = how / 2, whole = how % 2;
+            struct request *r = make_app(item, gathered, whole);
+            char line[4096];
+
+            snprintf(line, sizeof line, "%s%s", want, gathered && is_call ? " gathered" : "");
+            is_str(app_fields(r), line, "%s (%s, %s)", item, gathered ? "of a list" : "alone",
+                   whole ? "kept" : "copied");
+            if (r)
+                request_free(r);
+        }
     }
+}
+
+/* An item whose end is missing, in memory that ends there. */
+static void test_app_truncated(void) {
+    static const char *const items[] = {
+        CALL("#{kwargs=>#{a=>1},queue=>{q,<<\"x\">>},traceback=>true}"),
+        CAST("#{strings=>bytes}"),
+    };
+    int made = 0, whole = 0;
+
+    for (size_t i = 0; i < sizeof items / sizeof *items; i++) {
+        struct buf b = {0};
+
+        term_put(&b, items[i]);
+        for (size_t n = 0; n <= b.len; n++) {
+            uint8_t *copy = xmalloc(n + 1);
+            struct frame frame = {copy, n, false};
+            struct request *r;
+
+            memcpy(copy, b.data, n);
+            copy = realloc(copy, n ? n : 1);
+            frame.data = copy;
+            r = request_from_app((struct slice){copy, n}, &frame, true);
+            *(n < b.len ? &made : &whole) += r != NULL;
+            if (r)
+                request_free(r);
+            free(copy);
+        }
+        buf_done(&b);
+    }
+    is_int(made, 0, "no beginning of an item is one");
+    is_int(whole, 2, "the whole of it is");
+}
+
+/* n times the text. */
+static struct slice times(struct buf *b, const char *s, int n) {
+    b->len = 0;
+    while (n-- > 0)
+        buf_put(b, s, strlen(s));
+    return (struct slice){b->data, b->len};
+}
+
+/* A call of module and function, each a term; then an option. */
+static struct request *named(struct slice module, struct slice function, struct slice option) {
+    struct buf b = {0};
+    struct request *r;
+
+    etf_put_tuple(&b, 6);
+    etf_put_atom(&b, "call");
+    term_put(&b, R);
+    etf_put_slice(&b, module);
+    etf_put_slice(&b, function);
+    etf_put_nil(&b);
+    etf_put_map(&b, option.len > 0);
+    etf_put_slice(&b, option);
+    if (option.len > 0)
+        etf_put_nil(&b);
+    r = make_app_of((struct slice){b.data, b.len}, false, true);
+    buf_done(&b);
     return r;
 }
 
-#define SPAWN_REPLY(flags) "{31," R "," P "," flags ",%s}"
+enum { AS_BINARY, AS_ATOM, AS_LATIN1 };
 
-static void test_value(void) {
-    answered(reply(call("[monitor]")),
-             SPAWN_REPLY("2") "\n{28,%s," P "," R "} + {" RES ",return,42}", "call: a value");
-    answered(reply(call("[monitor,link]")),
-             SPAWN_REPLY("3") "\n{28,%s," P "," R "} + {" RES ",return,42}"
-                              "\n{24,%s," P "} + normal",
-             "call with a link: a value");
-    answered(reply(call("[]")), SPAWN_REPLY("0"), "call that nobody watches: none");
-    answered(reply(cast()), SPAWN_REPLY("0"), "cast: none");
-    answered(reply(spawn("[]")), SPAWN_REPLY("0"), "spawn: none");
-    answered(reply(spawn("[monitor,link]")),
-             SPAWN_REPLY("3") "\n{28,%s," P "," R "} + normal\n{24,%s," P "} + normal",
-             "spawn that is watched: it ends normally");
-    answered(reply(rex_call()), "{33," NOBODY "," ALIAS "} + {" TAG ",42}", "rex call: a value");
-    answered(reply(rex_cast()), "", "rex cast: none");
-    answered(reply(rex_old()), "{2,''," P "} + {rex,42}", "old rex call: a value");
-    answered(reply(server_call(TAG)), "{33," NOBODY "," ALIAS "} + {" TAG ",42}",
-             "gen_server:call: a value to the alias");
-    answered(reply(server_call(R)), "{2,''," P "} + {" R ",42}",
-             "gen_server:call without an alias: a value to the pid");
-    answered(reply(server_cast()), "", "gen_server:cast: none");
-    answered(reply(server_info()), "", "message: none");
+/* A name as a term. */
+static struct slice name_term(struct buf *b, int as, struct slice name) {
+    b->len = 0;
+    if (as == AS_BINARY)
+        etf_put_binary(b, name.data, (uint32_t)name.len);
+    else
+        etf_put_atom_slice(b, name);
+    if (as == AS_LATIN1)
+        b->data[0] = b->data[0] == ETF_SMALL_ATOM_UTF8 ? ETF_SMALL_ATOM : ETF_ATOM;
+    return (struct slice){b->data, b->len};
 }
 
-/* Ends it in the error {python_error,x} with a stack of one. */
-static struct request *fail(struct request *r) {
-    struct buf reason = {0}, stack = {0};
+/* What goes back in an answer has to be an atom that the peer can read. */
+static void test_app_names(void) {
+    static const struct {
+        int as;
+        const char *text;
+        int times;
+        bool good;
+        const char *what;
+    } names[] = {
+        {AS_BINARY, "x", 255, true, "a binary of 255 bytes"},
+        {AS_BINARY, "x", 256, false, "a binary of 256 bytes"},
+        {AS_BINARY, "x", 100000, false, "a binary of 100000 bytes"},
+        {AS_BINARY, "\xc3\xa9", 255, true, "a binary of 255 characters of two bytes"},
+        {AS_BINARY, "\xc3\xa9", 256, false, "a binary of 256 characters of two bytes"},
+        {AS_BINARY, "\xe9", 1, false, "a binary that is no UTF-8"},
+        {AS_BINARY, "\xed\xa0\x80", 1, false, "a binary with a surrogate"},
+        {AS_ATOM, "x", 255, true, "an atom of 255 bytes"},
+        {AS_ATOM, "x", 256, false, "an atom of 256 bytes"},
+        {AS_ATOM, "\xc3\xa9", 255, true, "an atom of 255 characters of two bytes"},
+        {AS_ATOM, "\xf0\x9f\x98\x80", 255, true, "an atom of 255 characters of four bytes"},
+        {AS_ATOM, "\xc3", 1, false, "an atom that is no UTF-8"},
+        {AS_LATIN1, "x", 300, false, "an old atom of 300 bytes"},
+        {AS_LATIN1, "\xe9", 1, false, "an old atom in Latin-1"},
+    };
+    struct buf bytes = {0}, term = {0}, other = {0};
 
-    term_put(&reason, "{python_error,x}");
-    term_put(&stack, "[s]");
-    answer_error(r, &out, (struct slice){reason.data, reason.len},
-                        (struct slice){stack.data, stack.len});
-    buf_done(&reason);
-    buf_done(&stack);
-    return r;
+    term_put(&other, "x");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct slice x = {other.data, other.len}, none = {0};
+        struct slice name = times(&bytes, names[i].text, names[i].times);
+        struct slice t = name_term(&term, names[i].as, name);
+        struct request *r = named(t, x, none);
+
+        is_str(text(r->options.bad), names[i].good ? "-" : "module", "%s for a module",
+               names[i].what);
+        ok(slice_equal(r->module, name), "is read");
+        request_free(r);
+        r = named(x, t, none);
+        is_str(text(r->options.bad), names[i].good ? "-" : "function", "for a function");
+        request_free(r);
+        if (names[i].as == AS_BINARY)
+            continue;
+        r = named(x, x, t);
+        if (names[i].good)
+            ok(r && slice_equal(r->options.bad, name), "for an option: not known");
+        else
+            ok(!r, "for an option: it cannot be named in the answer, so there is no such call");
+        if (r)
+            request_free(r);
+    }
+    buf_done(&bytes);
+    buf_done(&term);
+    buf_done(&other);
 }
 
-#define WHY "{{python_error,x},[s]}"
+/* It was taken for an empty field: for no bad option at all. */
+static void test_app_empty_option(void) {
+    struct request *r = make_app(CALL("#{''=>1}"), false, true);
 
-static void test_error(void) {
-    answered(fail(call("[monitor]")),
-             SPAWN_REPLY("2") "\n{28,%s," P "," R "} + {" RES ",error,{python_error,x},[s]}",
-             "call: an error");
-    answered(fail(call("[link]")), SPAWN_REPLY("1") "\n{24,%s," P "} + " WHY,
-             "call with a link: an error");
-    answered(fail(cast()), SPAWN_REPLY("0"), "cast: an error");
-    answered(fail(spawn("[monitor,link]")),
-             SPAWN_REPLY("3") "\n{28,%s," P "," R "} + " WHY "\n{24,%s," P "} + " WHY,
-             "spawn: an error");
-    answered(fail(rex_call()), "{33," NOBODY "," ALIAS "} + {" TAG ",{badrpc,{'EXIT'," WHY "}}}",
-             "rex call: an error");
-    answered(fail(rex_cast()), "", "rex cast: an error");
-    answered(fail(rex_old()), "{2,''," P "} + {rex,{badrpc,{'EXIT'," WHY "}}}",
-             "old rex call: an error");
-    answered(fail(server_call(TAG)), "{28,counter," P "," ALIAS "} + " WHY,
-             "gen_server:call: an error by its monitor");
-    answered(fail(server_call(R)), "{28,counter," P "," R "} + " WHY,
-             "gen_server:call without an alias: the same");
-    answered(fail(server_call("7")), "", "gen_server:call without a monitor: nobody to tell");
-    answered(fail(server_cast()), "", "gen_server:cast: an error");
-    answered(fail(server_info()), "", "message: an error");
-}
-
-static struct request *refuse(struct request *r) {
-    answer_refuse(r, &out, "overloaded");
-    return r;
-}
-
-static void test_refused(void) {
-    const char *spawn_reply = "{31," R "," P ",0,overloaded}";
-
-    answered(refuse(call("[monitor]")), spawn_reply, "call: refused");
-    answered(refuse(cast()), spawn_reply, "cast: refused");
-    answered(refuse(spawn("[link]")), spawn_reply, "spawn: refused");
-    answered(refuse(rex_call()), "{33," NOBODY "," ALIAS "} + {" TAG ",{badrpc,overloaded}}",
-             "rex call: refused");
-    answered(refuse(rex_cast()), "", "rex cast: refused");
-    answered(refuse(rex_old()), "{2,''," P "} + {rex,{badrpc,overloaded}}",
-             "old rex call: refused");
-    answered(refuse(server_call(TAG)), "{28,counter," P "," ALIAS "} + overloaded",
-             "gen_server:call: refused");
-    answered(refuse(server_call("7")), "", "gen_server:call without a monitor: refused");
-    answered(refuse(server_cast()), "", "gen_server:cast: refused");
-    answered(refuse(server_info()), "", "message: refused");
-}
-
-static struct request *told_to_exit(struct request *r) {
-    struct buf reason = {0};
-
-    term_put(&reason, "killed");
-    answer_exit(r, &out, (struct slice){reason.data, reason.len});
-    buf_done(&reason);
-    return r;
-}
-
-static void test_exit(void) {
-    answered(told_to_exit(call("[monitor]")), SPAWN_REPLY("2") "\n{28,%s," P "," R "} + killed",
-             "call: told to exit");
-    answered(told_to_exit(spawn("[link]")), SPAWN_REPLY("1") "\n{24,%s," P "} + killed",
-             "spawn: told to exit");
-    answered(told_to_exit(server_call(TAG)), "", "gen_server:call: is no process");
-}
-
-static void test_announce(void) {
-    struct request *r = call("[monitor]");
-
-    answer_announce(r, &out);
-    ok(r->announced, "a request knows that it is announced");
-    is_str(term_take(&out), with_pid(r, SPAWN_REPLY("2")), "SPAWN_REPLY when the work starts");
-    answer_announce(r, &out);
-    is_str(term_take(&out), "", "once only");
-    reply(r);
-    answered(r, "{28,%s," P "," R "} + {" RES ",return,42}", "and not again with the value");
-    r = server_call(TAG);
-    answer_announce(r, &out);
-    answered(r, "", "gen_server:call has no process to announce");
-}
-
-/* An answer of 2^31 bytes is taken back, and an error can be sent instead. */
-static void test_too_long(void) {
-    struct request *r = call("[monitor]");
-    size_t begin, before, cap;
-
-    term_put_frame(&out, "{1," P "," P "}", NULL);
-    answer_announce(r, &out);
-    before = out.len;
-    if (!answer_begin(r, &out, &begin))
-        tap_bail("no value wanted");
-    cap = out.cap;
-    out.len = out.cap = begin + (size_t)INT32_MAX + 100;
-    is_int(answer_end(r, &out, begin), -1, "2^31 bytes are refused");
-    out.cap = cap;
-    is_int(out.len, before, "and what was there before stays");
-    fail(r);
-    answered(r,
-             "{1," P "," P "}\n" SPAWN_REPLY("2") "\n{28,%s," P "," R "} + {" RES
-                                                  ",error,{python_error,x},[s]}",
-             "an error goes instead");
+    ok(r && r->options.bad.data && r->options.bad.len == 0, "an option with an empty name is bad");
+    request_free(r);
 }
 
 static void test_gen(void) {
     struct buf b = {0};
     struct request_gen gen;
-    size_t begin;
 
     term_put(&b, "{'$gen_call',{" P "," TAG "},{is_auth,a@h}}");
     is_int(request_read_gen_call((struct slice){b.data, b.len}, &gen), 0, "a gen_server:call");
     is_str(term_text(gen.pid), P, "its caller");
     is_str(term_text(gen.tag), TAG, "its tag");
     is_str(term_text(gen.body), "{is_auth,a@h}", "its body");
-    begin = answer_gen_begin(&out, &gen);
-    term_put(&out, "yes");
-    is_int(dist_end(&out, begin), 0, "the answer");
-    is_str(term_take(&out), "{33," NOBODY "," ALIAS "} + {" TAG ",yes}", "goes to the alias");
     buf_done(&b);
 }
 
@@ -420,7 +393,8 @@ static void test_pids(void) {
     ok(!request_own_pid((struct slice){b.data, b.len}, &id, &serial), "an atom: not");
     ok(!request_own_pid((struct slice){NULL, 0}, &id, &serial), "nothing: not");
     for (i = same = 0; i < 1000; i++) {
-        struct request *r = cast();
+        struct request *r =
+            make(request_from_spawn, SPAWN(EXECUTE_CAST, "[]"), "[m,f,[]]", true);
 
         seen[1] = (uint64_t)r->pid_serial << 28 | r->pid_id;
         same += seen[1] <= seen[0];
@@ -434,14 +408,11 @@ static void test_pids(void) {
 int main(void) {
     request_init("py@h", 77);
     test_forms();
-    test_value();
-    test_error();
-    test_refused();
-    test_exit();
-    test_announce();
-    test_too_long();
+    test_app_forms();
+    test_app_truncated();
+    test_app_names();
+    test_app_empty_option();
     test_gen();
     test_pids();
-    buf_done(&out);
     return tap_end();
 }

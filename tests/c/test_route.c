@@ -1,19 +1,18 @@
 /* test_route.c - control messages: what goes back, what is queued, who is told of an end.
  *
- * Two connections over socket pairs; the main thread plays the leader, the worker and both peers.
- * Each frame is fed as a part of a buffer that is overwritten afterwards, or as a buffer of its
- * own. No pool, so that the queue is looked at before anything is run.
+ * Two connections; the main thread plays the leader, the worker and both peers. No pool, so that the
+ * queue is looked at before anything is run.
  */
 #include "config.h"
 
+#include "callback.h"
 #include "control.h"
+#include "ends.h"
 #include "io.h"
 #include "route.h"
 #include "stats.h"
 #include "tap.h"
 #include "term.h"
-
-#include <sys/socket.h>
 
 enum { LIMIT = 4 };
 
@@ -25,97 +24,7 @@ enum { LIMIT = 4 };
 #define RB "#<b@h,7,8,12>"
 #define NOBODY "<py@h,99,9,77>" /* a pid of ours that has never lived */
 
-/* A connection and what its peer holds of it. */
-static struct end {
-    struct conn *conn;
-    int peer;
-} a, b;
-
-static void open_end(struct end *e, const char *name) {
-    int fds[2];
-
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
-        tap_bail("no socket pair");
-    e->conn = conn_new(fds[0], name);
-    e->peer = fds[1];
-}
-
-/* Lets go of the connection: whether nobody else holds it. */
-static bool close_end(struct end *e) {
-    bool last = atomic_load(&e->conn->refs) == 1;
-
-    conn_unref(e->conn);
-    close(e->peer);
-    return last;
-}
-
-static bool whole; /* how the next frames are fed */
-
-/* Routes one frame: why the connection would have to be closed, NULL if not. */
-static const char *feed(struct end *e, const char *control, const char *payload) {
-    struct buf bytes = {0};
-    struct frame frame = {.whole = whole};
-    const char *why = "no reason was given";
-    size_t offset = whole ? 0 : 11;
-    int result;
-
-    buf_put(&bytes, "other bytes", offset);
-    if (control)
-        term_put_frame(&bytes, control, payload);
-    else
-        buf_put(&bytes, "\0\0\0", 4);
-    frame.data = bytes.data + offset;
-    frame.len = bytes.len - offset;
-    result = route_frame(e->conn, &frame, &why);
-    if (!whole) {
-        memset(bytes.data, 0xee, bytes.len);
-        buf_done(&bytes);
-    }
-    return result < 0 ? why : NULL;
-}
-
-/* All that the peer has been sent, as text. */
-static const char *got(struct end *e) {
-    uint8_t bytes[8192];
-    ssize_t n;
-
-    if (outbox_flush(&e->conn->out) != OUTBOX_EMPTY)
-        tap_bail("the outbox cannot be written");
-    n = recv(e->peer, bytes, sizeof bytes, MSG_DONTWAIT);
-    return n > 0 ? term_frames(bytes, (size_t)n) : "";
-}
-
-/* Routes a frame that does not close the connection: what the peer gets. */
-static const char *tell(struct end *e, const char *control, const char *payload) {
-    const char *why = feed(e, control, payload);
-
-    return why ? why : got(e);
-}
-
-/* printf(3) into a ring of buffers. */
-__attribute__((format(printf, 1, 2))) static const char *line(const char *fmt, ...) {
-    static char ring[32][1024];
-    static int next;
-    char *text = ring[next++ % 32];
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof ring[0], fmt, ap);
-    va_end(ap);
-    return text;
-}
-
-static struct exec_worker me; /* the worker that the main thread plays */
-
-static void finish(struct request *r, const char *reason) {
-    struct buf why = {0};
-
-    term_put(&why, reason);
-    exec_claim(r);
-    exec_finish(&me, r);
-    route_ended(r, (struct slice){why.data, why.len});
-    buf_done(&why);
-}
+static struct end a, b;
 
 /* All that is queued, as text: kind, call or object, arguments. Each ends at once. */
 static const char *queued(void) {
@@ -130,14 +39,6 @@ static const char *queued(void) {
         finish(r, "normal");
     }
     return o.text;
-}
-
-static uint64_t dropped(void) {
-    static uint64_t before;
-    uint64_t now = stats_get(STATS_DROPPED), more = now - before;
-
-    before = now;
-    return more;
 }
 
 static const char *ping(struct end *e, const char *pid, const char *tag, const char *body) {
@@ -313,6 +214,7 @@ static void test_monitors(void) {
            "of a pid of another node");
     is_str(tell(&a, "{19," P ",rex," R "}", NULL), "", "rex is there");
     is_str(tell(&a, "{19," P ",net_kernel," R "}", NULL), "", "net_kernel is, too");
+    is_str(tell(&a, "{19," P ",pynode," R "}", NULL), "", "so is pynode");
     ok(!procs_watched(), "none of that leaves a watch");
 
     procs_register("counter", &object);
@@ -536,6 +438,37 @@ static void test_deliver(void) {
     is_int(object - before, 1, "the object is not held any more");
 }
 
+/* What Python has asked Erlang: the answer comes to a pid. */
+static void test_callback(void) {
+    struct callback cb, lost;
+    const char *pid;
+    struct end c;
+
+    open_end(&c, "c@h");
+    callback_begin(&cb, conn_ref(a.conn));
+    callback_begin(&lost, conn_ref(c.conn));
+    pid = line("<py@h,%u,%u,77>", cb.id, cb.serial);
+    dropped();
+    is_str(tell(&a, line("{2,'',%s}", pid), "{py_reply,ok,1}"), "", "an answer to Python");
+    is_int(callback_wait(&cb, 0), CALLBACK_ANSWERED, "is given to who waits for it");
+    is_str(term_text((struct slice){cb.answer.data, cb.answer.len}), "{py_reply,ok,1}",
+           "as it came");
+    is_int(dropped(), 0, "nothing is dropped");
+    is_str(tell(&b, line("{19," Q ",%s," RB "}", pid), NULL), "", "who waits can be watched");
+    callback_end(&cb);
+    route_process_ended(cb.id, cb.serial);
+    is_str(got(&b), line("{28,%s," Q "," RB "} + normal", pid), "its end is told");
+    is_str(tell(&b, line("{19," Q ",%s," RB "}", pid), NULL),
+           line("{28,%s," Q "," RB "} + noproc", pid), "then it is not there any more");
+    is_str(tell(&a, line("{2,'',%s}", pid), "{py_reply,ok,2}"), "", "a late one");
+    is_int(dropped(), 1, "is");
+    outbox_close(&c.conn->out);
+    route_closed(c.conn);
+    is_int(callback_wait(&lost, 0), CALLBACK_LOST, "who waits for a peer that goes is told");
+    callback_end(&lost);
+    ok(close_end(&c), "and nothing holds the connection");
+}
+
 /* A peer goes while its requests wait and run. */
 static void test_closed(void) {
     uint64_t cancelled = stats_get(STATS_CANCELLED);
@@ -607,6 +540,7 @@ static void test_all(void) {
     test_no_exits();
     test_spawn();
     test_deliver();
+    test_callback();
     test_closed();
 }
 

@@ -8,6 +8,7 @@
 
 #include "dist.h"
 #include "answer.h"
+#include "utf8.h"
 
 #include <stdlib.h>
 
@@ -53,6 +54,25 @@ static void fuzz_output(struct buf *out) {
     out->len = 0;
 }
 
+/* A gathered answer is one item {Ref, Result}; it can become a frame. */
+static void fuzz_item(struct request *r, struct buf *out) {
+    struct slice item, ref;
+    uint32_t arity;
+
+    if (r->gathered && out->len > 0) {
+        struct etf at = {out->data, out->data + out->len};
+
+        fuzz_hold(etf_get_term(&at, &item) == 0 && at.p == at.end);
+        at.p = out->data;
+        fuzz_hold(etf_get_tuple(&at, &arity) == 0 && arity == 2);
+        fuzz_hold(etf_get_term(&at, &ref) == 0 && slice_equal(ref, r->ref));
+        answer_ungather(r, out);
+        fuzz_hold(!r->gathered);
+        r->gathered = true;
+    }
+    fuzz_output(out);
+}
+
 /* All ways to answer a request, each as if it were the only one. */
 static void fuzz_answer(struct request *r) {
     static const struct slice term = {(const uint8_t *)"\x6a", 1}; /* [] */
@@ -60,15 +80,23 @@ static void fuzz_answer(struct request *r) {
     size_t begin;
 
     answer_refuse(r, &out, "overloaded");
+    fuzz_item(r, &out);
     answer_announce(r, &out);
-    answer_error(r, &out, term, term);
     answer_exit(r, &out, term);
     answer_done(r, &out);
+    fuzz_output(&out);
+    answer_error(r, &out, term, term);
+    fuzz_item(r, &out);
+    if (r->options.bad.data)
+        answer_bad_option(r, &out);
+    fuzz_item(r, &out);
+    answer_error(r, &out, r->args, term); /* whose reason is looked into */
+    fuzz_item(r, &out);
     if (answer_begin(r, &out, &begin)) {
         etf_put_slice(&out, term);
         fuzz_hold(answer_end(r, &out, begin) == 0);
     }
-    fuzz_output(&out);
+    fuzz_item(r, &out);
     buf_done(&out);
 }
 
@@ -104,6 +132,59 @@ static void fuzz_request(fuzz_maker *maker, const uint8_t *bytes, size_t len) {
     }
 }
 
+/* What a request of the application has read lies in its own bytes, and can go back. */
+static void fuzz_app_fields(const struct request *r, size_t len) {
+    const struct request_options *o = &r->options;
+
+    fuzz_hold(r->kind == REQUEST_APP_CALL || r->kind == REQUEST_APP_CAST);
+    fuzz_hold((r->kind == REQUEST_APP_CALL) == (r->ref.data != NULL));
+    fuzz_slice(r->ref, r->bytes, len);
+    fuzz_slice(r->module, r->bytes, len);
+    fuzz_slice(r->function, r->bytes, len);
+    fuzz_slice(r->args, r->bytes, len);
+    fuzz_slice(o->kwargs, r->bytes, len);
+    fuzz_slice(o->queue, r->bytes, len);
+    if (!o->bad.data)
+        fuzz_hold(utf8_count(r->module.data, r->module.len) >= 0 &&
+                  utf8_count(r->function.data, r->function.len) >= 0);
+    else if (!etf_atom_is(o->bad, "module") && !etf_atom_is(o->bad, "function"))
+        fuzz_slice(o->bad, r->bytes, len);
+    fuzz_hold(utf8_count(o->bad.data, o->bad.len) >= 0 && o->bad.len <= 255 * 4);
+}
+
+/* Makes a request out of an item that lies at the offset in the frame. */
+static void fuzz_app(const uint8_t *bytes, size_t len, struct slice item, bool gathered) {
+    for (int whole = 0; whole < 2; whole++) {
+        struct frame frame = {xmalloc(len), len, whole};
+        uint8_t *data = frame.data;
+        size_t offset = (size_t)(item.data - bytes);
+        struct request *r;
+
+        memcpy(data, bytes, len);
+        r = request_from_app((struct slice){data + offset, item.len}, &frame, gathered);
+        fuzz_hold(frame.data == (r && whole && !gathered ? NULL : data));
+        free(frame.data);
+        if (!r)
+            continue;
+        fuzz_app_fields(r, gathered ? item.len : len);
+        fuzz_hold(r->gathered == (gathered && r->kind == REQUEST_APP_CALL));
+        fuzz_answer(r);
+        request_free(r);
+    }
+}
+
+/* A message of the application: one item, or a list of them. */
+static void fuzz_app_message(const uint8_t *bytes, size_t len, struct slice payload) {
+    struct etf at = {payload.data, payload.data + payload.len};
+    struct slice item;
+    uint32_t n;
+
+    fuzz_app(bytes, len, payload, false);
+    if (payload.data[0] == ETF_LIST && etf_get_list(&at, &n) == 0)
+        for (; n > 0 && etf_get_term(&at, &item) == 0; n--)
+            fuzz_app(bytes, len, item, true);
+}
+
 /* One whole frame, header included, in memory that ends where it ends. */
 static void fuzz_frame(const uint8_t *bytes, size_t len) {
     struct dist_msg m;
@@ -121,6 +202,7 @@ static void fuzz_frame(const uint8_t *bytes, size_t len) {
         fuzz_request(request_from_spawn, bytes, len);
     if (m.op != DIST_SEND && m.op != DIST_REG_SEND)
         return;
+    fuzz_app_message(bytes, len, m.payload);
     fuzz_request(request_from_rex, bytes, len);
     /* Only names and pids can be registered, so nothing else gets as far as a server. */
     if (m.to.data[0] == ETF_SMALL_ATOM_UTF8 || m.to.data[0] == ETF_NEW_PID)

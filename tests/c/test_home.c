@@ -1,0 +1,563 @@
+/* test_home.c - the Erlang application at the other end: what it sends, what is gathered for it.
+ *
+ * Two connections; the main thread plays the leader, the workers of the pool, and both peers. Only a
+ * queue has a thread, in which a request runs until it is let go.
+ */
+#include "config.h"
+
+#include "home.h"
+#include "answer.h"
+#include "callback.h"
+#include "control.h"
+#include "ends.h"
+#include "io.h"
+#include "log.h"
+#include "pool.h"
+#include "route.h"
+#include "tap.h"
+#include "term.h"
+
+#include <sched.h>
+#include <semaphore.h>
+
+enum { LIMIT = 8, SECONDS = 60 };
+
+#define P "<a@h,1,2,3>" /* a caller */
+#define H "<a@h,20,0,3>"
+#define H2 "<a@h,21,0,3>"
+#define HC "<c@h,22,0,5>"
+#define HD "<d@h,23,0,5>"
+#define R1 "#<a@h,3,1,1>"
+#define R2 "#<a@h,3,2,1>"
+#define R3 "#<a@h,3,3,1>"
+#define R4 "#<a@h,3,4,1>"
+#define NOBODY "<py@h,0,0,77>"
+
+#define CALL(ref) "{call," ref ",m,f,[],#{}}"
+#define STRAIGHT(ref, result) "{33," NOBODY "," ref "} + {py_response," ref "," result "}"
+#define TO(home) "{2,''," home "} + "
+
+static struct end a, b;
+static char *log_path;
+static int attached; /* how often it was told that there is a home */
+
+static void attached_cb(void) {
+    attached++;
+}
+
+/* Sends a message to the name pynode: what the peer gets. */
+static const char *say(struct end *e, const char *message) {
+    return tell(e, "{6," P ",'',pynode}", message);
+}
+
+static void attach(struct end *e, const char *home) {
+    has_str(say(e, line("{attach,%s}", home)), line("{2,'',%s} + {py_attached,#{", home),
+            "%s attaches and is told of the node", home);
+}
+
+static struct slice slice(const struct buf *b) {
+    return (struct slice){b->data, b->len};
+}
+
+/* Answers as a worker does. */
+static void answer(struct request *r, struct exec_worker *w) {
+    struct buf out = {0}, why = {0};
+    bool wanted = exec_claim(r);
+    size_t begin;
+
+    if (wanted && r->interrupted) {
+        answer_refuse(r, &out, "cancelled");
+    } else if (wanted && answer_begin(r, &out, &begin)) {
+        term_put(&out, "42");
+        answer_end(r, &out, begin);
+    } else if (!wanted) {
+        home_put_ended(r->conn, r->ref);
+    }
+    route_put(r, &out);
+    etf_put_atom(&why, "normal");
+    exec_finish(w, r);
+    route_ended(r, slice(&why));
+    buf_done(&out);
+    buf_done(&why);
+}
+
+/* The thread of a queue: each request runs until it is let go. */
+
+static sem_t entered, let_go, interrupted, ended;
+
+static void wait_for(sem_t *s) {
+    while (sem_wait(s) < 0)
+        ;
+}
+
+static void worker_cb(struct exec_worker *w) {
+    (void)w;
+}
+
+static void serve_cb(struct exec_worker *w) {
+    struct request *r;
+
+    while ((r = exec_pop(w))) {
+        sem_post(&entered);
+        wait_for(&let_go);
+        answer(r, w);
+        sem_post(&ended);
+    }
+}
+
+static void hit_cb(const struct exec_worker *w) {
+    (void)w;
+}
+
+static void interrupt_cb(void) {
+    pool_each_interrupt(hit_cb);
+    sem_post(&interrupted);
+}
+
+/* Answers all that is queued: how many. */
+static int answer_all(void) {
+    struct request *r;
+    int n = 0;
+
+    for (; (r = exec_pop(&me)); n++)
+        answer(r, &me);
+    return n;
+}
+
+static bool logged(const char *text) {
+    char *lines = tap_slurp(log_path);
+    bool found = strstr(lines, text);
+
+    free(lines);
+    return found;
+}
+
+/* Whether that is home_conn()'s answer. */
+static bool home_conn_is(struct conn *wanted, const struct conn *want) {
+    struct conn *c = home_conn(wanted);
+
+    if (c)
+        conn_unref(c);
+    return c == want;
+}
+
+/* As long as nobody has attached. */
+static void test_no_home(void) {
+    is_str(say(&a, "{call," R1 ",m,f,[1],#{}}"), "", "a call has no answer yet");
+    is_str(say(&a, "{cast,<<\"m\">>,g,[2],#{kwargs=>#{a=>1}}}"), "", "nor has a cast");
+    is_int(exec_queued(), 2, "both are queued");
+    is_int(answer_all(), 2, "and run");
+    is_str(got(&a), STRAIGHT(R1, "{ok,42}"), "the call is answered at its alias");
+    is_str(say(&a, "[" CALL(R1) "," CALL(R2) "]"), "", "two calls in a list");
+    answer_all();
+    is_str(got(&a), STRAIGHT(R1, "{ok,42}") "\n" STRAIGHT(R2, "{ok,42}"),
+           "are answered so, too, without a home");
+    is_str(say(&a, "{cancel," R1 "}"), "", "nobody is told of what is cancelled");
+    ok(home_conn_is(NULL, NULL) && home_conn_is(a.conn, NULL), "there is no home to be called");
+    is_int(dropped(), 0, "nothing is dropped");
+}
+
+static void test_attach(void) {
+    int before = attached;
+
+    attach(&a, H);
+    is_int(attached - before, 1, "that there is a home is told");
+    ok(logged("home a@h: attached"), "and logged");
+    ok(home_conn_is(NULL, a.conn) && home_conn_is(a.conn, a.conn), "it can be called");
+    is_str(say(&a, "[" CALL(R1) ",{cast,m,g,[],#{}}," CALL(R2) "]"), "", "calls in a list");
+    is_str(say(&a, CALL(R3)), "", "and one by itself");
+    is_int(exec_queued(), 4, "all are queued");
+    is_int(answer_all(), 4, "and run");
+    is_str(got(&a), STRAIGHT(R3, "{ok,42}") "\n" TO(H) "[{" R1 ",{ok,42}},{" R2 ",{ok,42}}]",
+           "those of the list are answered in one frame, the other at its alias");
+    is_str(say(&a, "[" CALL(R1) "]"), "", "a list of one");
+    answer_all();
+    is_str(got(&a), TO(H) "[{" R1 ",{ok,42}}]", "is a list all the same");
+}
+
+/* What is answered without Python. */
+static void test_at_once(void) {
+    int full = LIMIT;
+
+    is_str(say(&a, "{call," R1 ",pynode,ready,[],#{}}"), STRAIGHT(R1, "{ok,false}"),
+           "what the node itself is asked");
+    is_str(say(&a, "[{call," R1 ",pynode,ready,[],#{}},{call," R2 ",pynode,ready,[],#{}}]"),
+           TO(H) "[{" R1 ",{ok,false}},{" R2 ",{ok,false}}]", "also in a list");
+    is_str(say(&a, "{call," R1 ",m,f,[],#{wrong=>1}}"),
+           STRAIGHT(R1, "{error,{bad_option,wrong}}"), "a bad option");
+    is_str(say(&a, "[{call," R1 ",m,f,[],#{strings=>x}}]"),
+           TO(H) "[{" R1 ",{error,{bad_option,strings}}}]", "also in a list");
+    is_str(say(&a, "{call," R1 ",m,f,[],#{''=>1}}"), STRAIGHT(R1, "{error,{bad_option,''}}"),
+           "also one with an empty name");
+    is_int(exec_queued(), 0, "none of these is queued");
+    while (full-- > 0)
+        say(&a, "{cast,m,f,[],#{}}");
+    is_str(say(&a, CALL(R1)), STRAIGHT(R1, "{error,overloaded}"), "the queue is full");
+    is_str(say(&a, "[" CALL(R1) "]"), TO(H) "[{" R1 ",{error,overloaded}}]", "also in a list");
+    is_str(say(&a, "{cast,m,f,[],#{}}"), "", "nobody is told of a cast");
+    is_int(answer_all(), LIMIT, "what was taken runs");
+    is_str(got(&a), "", "and has no answers");
+}
+
+/* A cast has nobody to tell, so the log is told. */
+static void test_bad_cast(void) {
+    is_str(say(&a, "{cast,m,f,[],#{wrong=>1}}"), "", "a cast with a bad option is not answered");
+    ok(logged("cast: bad option: wrong"), "but logged");
+    is_int(exec_queued(), 0, "and not queued");
+}
+
+/* A list is taken element by element: what is none of them is dropped, the rest goes on. */
+static void test_list(void) {
+    dropped();
+    is_str(say(&a, "[hello," CALL(R1) ",[" CALL(R2) "],{cancel," R3 "}," CALL(R4) "|tail]"),
+           TO(H) "[{ended," R3 "}]", "a list of all kinds");
+    is_int(dropped(), 2, "what is neither a call nor a command is dropped");
+    is_str(say(&a, "[{cancel," R1 "},{drop_queue,q}]"), TO(H) "[{ended," R1 "}]",
+           "commands alone");
+    is_int(answer_all(), 1, "a call that a later list cancels does not run");
+    is_str(got(&a), TO(H) "[{" R4 ",{ok,42}}]", "the others do");
+}
+
+static void test_garbage(void) {
+    static const char *const messages[] = {
+        "hello",
+        "[]",
+        "{}",
+        "{attach}",
+        "{attach,h}",
+        "{attach," R1 "}",
+        "{attach," H2 ",x}",
+        "{cancel,x}",
+        "{cancel," P "}",
+        "{cancel}",
+        "{1," R1 "}",
+        "{stop," R1 "}",
+        "{call," R1 ",m,f,[]}",
+        "{call,m,f,[],#{}}",
+        "{call," R1 ",m,f,[],[]}",
+        "{cast," R1 ",m,f,[],#{}}",
+        "#{call=>" R1 "}",
+        "<<\"call\">>",
+    };
+
+    dropped();
+    for (size_t i = 0; i < sizeof messages / sizeof *messages; i++) {
+        is_str(say(&a, messages[i]), "", "%s: no answer", messages[i]);
+        is_int(dropped(), 1, "but it is counted");
+    }
+    is_int(exec_queued(), 0, "none is a call");
+    say(&a, "[" CALL(R1) "]");
+    answer_all();
+    is_str(got(&a), TO(H) "[{" R1 ",{ok,42}}]", "the home is as it was");
+}
+
+static void test_cancel(void) {
+    uint64_t cancelled = stats_get(STATS_CANCELLED);
+    struct request *r;
+
+    is_str(say(&a, "[{cancel," R1 "}]"), TO(H) "[{ended," R1 "}]", "one that is not there has ended");
+    say(&a, CALL(R1));
+    say(&a, "[" CALL(R2) "]");
+    say(&a, CALL(R3));
+    is_str(say(&a, "{cancel," R2 "}"), TO(H) "[{ended," R2 "}]", "one that waits has, too");
+    is_int(exec_queued(), 2, "it waits no more");
+    is_int(stats_get(STATS_CANCELLED) - cancelled, 1, "and is counted");
+    r = exec_pop(&me);
+    is_str(say(&b, "{cancel," R1 "}"), "", "another peer");
+    ok(!r->interrupt && !r->abandoned, "cannot cancel it");
+    is_str(say(&a, "{cancel," R1 "}"), "", "one that runs has not ended yet");
+    wait_for(&interrupted);
+    ok(r->interrupt && r->abandoned, "but is interrupted");
+    answer(r, &me);
+    is_str(got(&a), TO(H) "[{ended," R1 "}]", "its end is told, and no answer");
+    r = exec_pop(&me);
+    exec_claim(r);
+    is_str(say(&a, "{cancel," R3 "}"), TO(H) "[{ended," R3 "}]",
+           "one whose answer is under way has ended");
+    exec_finish(&me, r);
+    route_ended(r, (struct slice){0});
+}
+
+/* What the home is told beside answers. */
+static void test_events(void) {
+    struct buf ref = {0};
+
+    term_put(&ref, R1);
+    home_put_started(a.conn, slice(&ref));
+    home_put_ended(a.conn, slice(&ref));
+    is_str(got(&a), TO(H) "[{started," R1 "},{ended," R1 "}]", "that one runs, and has ended");
+    home_put_started(b.conn, slice(&ref));
+    is_str(got(&b), "", "who has no home is told nothing");
+    buf_done(&ref);
+}
+
+static void test_replaced(void) {
+    struct request *r;
+    int before = attached;
+    const char *frames;
+
+    say(&a, "[" CALL(R1) "," CALL(R2) "]");
+    r = exec_pop(&me);
+    answer(r, &me);
+    frames = say(&a, "{attach," H2 "}");
+    has_str(frames, TO(H) "[{" R1 ",{ok,42}}]\n" TO(H2) "{py_attached,#{",
+            "a later home takes the place of that before, which has what was for it");
+    is_int(attached - before, 1, "it is the first again");
+    answer_all();
+    is_str(got(&a), TO(H2) "[{" R2 ",{ok,42}}]", "what is answered from then on goes to the later");
+    is_str(say(&a, "{detach," H "}"), "", "the one before goes");
+    is_str(say(&a, "{detach,x}"), "", "and what has never been there");
+    say(&a, "[" CALL(R1) "]");
+    answer_all();
+    is_str(got(&a), TO(H2) "[{" R1 ",{ok,42}}]", "which changes nothing");
+    ok(home_conn_is(NULL, a.conn), "at all");
+    ok(!logged("home a@h: detached"), "and is not logged");
+    is_int(dropped(), 0, "but counts as known");
+}
+
+/* Calls came in a list, and then there was nobody to gather the answers for. */
+static void test_detach(void) {
+    struct callback cb;
+    struct request *r;
+
+    callback_begin(&cb, home_conn(NULL));
+    say(&a, "[" CALL(R1) "," CALL(R2) "," CALL(R3) "]");
+    answer(exec_pop(&me), &me);
+    r = exec_pop(&me);
+    is_str(say(&a, "{detach," H2 "}"), TO(H2) "[{" R1 ",{ok,42}}]", "the home goes");
+    ok(logged("home a@h: detached"), "which is logged");
+    is_int(callback_wait(&cb, 0), CALLBACK_LOST, "whom it would have answered are told");
+    callback_end(&cb);
+    ok(home_conn_is(NULL, NULL) && home_conn_is(a.conn, NULL), "there is none to be called");
+    answer(r, &me);
+    is_str(got(&a), STRAIGHT(R2, "{ok,42}"), "what ran then is answered at its alias");
+    answer_all();
+    is_str(got(&a), STRAIGHT(R3, "{ok,42}"), "what waited, too");
+    is_str(say(&a, "[{call," R1 ",m,f,[],#{wrong=>1}},{cancel," R2 "}]"),
+           STRAIGHT(R1, "{error,{bad_option,wrong}}"), "and what comes then");
+    is_str(say(&a, "{detach," H2 "}"), "", "it cannot go twice");
+    is_int(dropped(), 0, "which is no harm");
+}
+
+static void wait_for_no_queue(void) {
+    struct pool_numbers n;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
+
+    for (pool_read_numbers(&n); n.queues > 0 && clock_now() < end; pool_read_numbers(&n))
+        sched_yield();
+    is_int(n.queues, 0, "the queue's thread has ended");
+}
+
+#define QUEUED(ref) "{call," ref ",m,f,[],#{queue=>q}}"
+
+static void test_drop_queue(void) {
+    uint64_t cancelled = stats_get(STATS_CANCELLED);
+
+    is_str(say(&a, "{drop_queue,nobody}"), "", "a queue that is not there");
+    is_int(dropped(), 0, "can be dropped all the same");
+    attach(&a, H);
+    say(&a, QUEUED(R1));
+    wait_for(&entered);
+    say(&a, "[" QUEUED(R2) "," QUEUED(R3) "]");
+    say(&a, QUEUED(R4));
+    say(&b, "{cast,m,f,[],#{queue=>q}}");
+    is_int(exec_queued(), 4, "one runs in a queue, the others wait behind it");
+    is_str(say(&a, "{drop_queue,q}"),
+           STRAIGHT(R4, "{error,cancelled}") "\n" TO(H) "[{" R2 ",{error,cancelled}},{" R3
+                                                        ",{error,cancelled}}]",
+           "those that wait are answered at once");
+    is_int(exec_queued(), 0, "and wait no more");
+    is_int(stats_get(STATS_CANCELLED) - cancelled, 4, "all are counted");
+    wait_for(&interrupted);
+    sem_post(&let_go);
+    wait_for(&ended);
+    is_str(got(&a), STRAIGHT(R1, "{error,cancelled}"), "the one that ran is when it has ended");
+    wait_for_no_queue();
+    is_str(got(&b), "", "nobody is told of a cast");
+    say(&a, "{detach," H "}");
+}
+
+/* The connection ends: whether nothing holds it any more. */
+static bool gone(struct end *e) {
+    outbox_close(&e->conn->out);
+    route_closed(e->conn);
+    return close_end(e);
+}
+
+/* Several homes: the first is the one to be called, unless another is wanted. */
+static void test_several(void) {
+    struct end c, d, e;
+    int before = attached;
+
+    open_end(&c, "c@h");
+    open_end(&d, "d@h");
+    open_end(&e, "e@h");
+    attach(&c, HC);
+    attach(&d, HD);
+    is_int(attached - before, 1, "the second home is nothing new");
+    ok(home_conn_is(NULL, c.conn), "the first is called");
+    ok(home_conn_is(d.conn, d.conn), "the second if it is wanted");
+    ok(home_conn_is(e.conn, c.conn), "the first if who is wanted is none");
+    say(&c, "[" CALL(R1) "]");
+    say(&d, "[" CALL(R2) "]");
+    answer_all();
+    is_str(got(&c), TO(HC) "[{" R1 ",{ok,42}}]", "each has its own answers");
+    is_str(got(&d), TO(HD) "[{" R2 ",{ok,42}}]", "and no other");
+    outbox_close(&c.conn->out);
+    ok(home_conn_is(c.conn, NULL), "the first goes: who wanted it is not sent to another");
+    ok(gone(&c), "nothing holds its connection");
+    ok(home_conn_is(NULL, d.conn), "then the second is called");
+    home_closed(e.conn);
+    ok(home_conn_is(NULL, d.conn), "until it has gone, and not somebody else");
+    conn_ref(d.conn);
+    attach(&e, "<e@h,1,0,1>");
+    ok(!gone(&d), "as it has");
+    ok(home_conn_is(NULL, e.conn) && home_conn_is(d.conn, NULL), "then the third is called");
+    conn_unref(d.conn);
+    ok(gone(&e), "and when that has gone");
+    ok(home_conn_is(NULL, NULL), "none");
+    attach(&a, H);
+    is_int(attached - before, 2, "that there is one again is told");
+    say(&a, "{detach," H "}");
+}
+
+/* One log record. */
+static bool log_text(const char *text) {
+    struct buf item = {0};
+    bool taken;
+
+    term_put(&item, line("{log,info,root,<<\"%s\">>,#{}}", text));
+    taken = home_log(&item);
+    if (item.data)
+        tap_bail("home_log() has left the item");
+    return taken;
+}
+
+#define RECORD(text) "{log,info,root,<<\"" text "\">>,#{}}"
+
+static void test_log(void) {
+    struct buf waiting = {0};
+    struct end c;
+    int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
+
+    ok(!log_text("nobody"), "without a home a record is dropped");
+    open_end(&c, "c@h");
+    attach(&a, H);
+    attach(&c, HC);
+    atomic_store(&a.conn->want_write, false);
+    ok(log_text("one") && log_text("two"), "else it is taken");
+    ok(atomic_load(&a.conn->want_write), "and to be written");
+    is_str(got(&a), TO(H) "[" RECORD("one") "," RECORD("two") "]", "the first home has it");
+    is_str(got(&c), "", "the second has not");
+
+    if (buf_reserve(&waiting, CONN_LOW + 1) < 0)
+        tap_bail("no memory");
+    waiting.len = CONN_LOW;
+    outbox_put(&a.conn->out, waiting.data, waiting.len);
+    ok(log_text("three"), "as long as not much waits for it");
+    atomic_store(&a.conn->want_write, false);
+    ok(!log_text("four"), "then records are dropped");
+    ok(!atomic_load(&a.conn->want_write), "which wakes nobody");
+    while (atomic_load(&a.conn->out.bytes) > 0 && clock_now() < end) {
+        outbox_flush(&a.conn->out);
+        recv(a.peer, waiting.data, CONN_LOW, MSG_DONTWAIT);
+    }
+    while (recv(a.peer, waiting.data, CONN_LOW, MSG_DONTWAIT) > 0)
+        ;
+    ok(log_text("five"), "when there is room again they are not");
+    is_str(got(&a), TO(H) "[" RECORD("five") "]", "and arrive");
+
+    say(&a, "{detach," H "}");
+    ok(log_text("six"), "when the first home has gone");
+    is_str(got(&a), "", "it has no more of them");
+    is_str(got(&c), TO(HC) "[" RECORD("six") "]", "the second has");
+    ok(gone(&c), "when that has gone, too");
+    ok(!log_text("seven"), "nobody has");
+    buf_done(&waiting);
+}
+
+/* A peer that is gone is nobody's home. */
+static void test_closed(void) {
+    struct end c;
+    struct request *r;
+
+    open_end(&c, "c@h");
+    attach(&c, "<c@h,1,0,1>");
+    feed(&c, "{6," P ",'',pynode}", "[" CALL(R1) "," CALL(R2) "]");
+    r = exec_pop(&me);
+    outbox_close(&c.conn->out);
+    route_closed(c.conn);
+    is_int(exec_queued(), 0, "what waited of a peer that is gone is cancelled");
+    wait_for(&interrupted);
+    ok(r->interrupt && r->abandoned, "what ran is interrupted");
+    answer(r, &me);
+    is_int(atomic_load(&c.conn->out.bytes), 0, "what ran has nobody to be told");
+    ok(home_conn_is(NULL, NULL), "it is nobody's home");
+    ok(close_end(&c), "and nothing holds the connection");
+}
+
+static void test_all(void) {
+    dropped();
+    test_no_home();
+    test_attach();
+    test_at_once();
+    test_bad_cast();
+    test_list();
+    test_garbage();
+    test_cancel();
+    test_events();
+    test_replaced();
+    test_detach();
+    test_drop_queue();
+    test_several();
+    test_log();
+    test_closed();
+}
+
+static void test_draining(void) {
+    attach(&a, H);
+    route_drain();
+    is_str(say(&a, CALL(R1)), STRAIGHT(R1, "{error,draining}"), "a node that drains takes no call");
+    is_str(say(&a, "[" CALL(R1) "]"), TO(H) "[{" R1 ",{error,draining}}]", "also of a list");
+    is_str(say(&a, "{call," R1 ",pynode,ready,[],#{}}"), STRAIGHT(R1, "{ok,false}"),
+           "what the node itself is asked it answers");
+    say(&a, "{detach," H "}");
+}
+
+int main(void) {
+    static const struct exec_hooks hooks = {.start = worker_cb,
+                                            .serve = serve_cb,
+                                            .stop = worker_cb,
+                                            .interrupt = interrupt_cb};
+    static const struct control_facts facts = {.node = "py@h", .version = "1", .python = "3"};
+    struct io_settings settings = {.net_ticktime = 60};
+    struct err e;
+
+    sem_init(&entered, 0, 0);
+    sem_init(&let_go, 0, 0);
+    sem_init(&interrupted, 0, 0);
+    sem_init(&ended, 0, 0);
+    log_path = tap_path("log");
+    log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, log_path);
+    open_end(&a, "a@h");
+    open_end(&b, "b@h");
+    settings.listener = dup(a.peer);
+    if (io_init(&settings, &e) < 0)
+        tap_bail("%s", e.text);
+    request_init("py@h", 77);
+    route_init("py@h");
+    home_init(attached_cb);
+    control_init(&facts);
+    exec_init(1, 1, LIMIT, &hooks);
+    test_all();
+    whole = true;
+    if (truncate(log_path, 0) < 0)
+        tap_bail("the log cannot be emptied");
+    diag("each frame in a buffer of its own");
+    test_all();
+    test_draining();
+    is_int(exec_load(), 0, "no request is left");
+    ok(close_end(&a) && close_end(&b), "nobody holds the connections any more");
+    free(log_path);
+    return tap_end();
+}
