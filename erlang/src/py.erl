@@ -451,7 +451,8 @@ cancel(Ref) ->
 %% ```
 %% {ok, [{ok, 2.0}, {error, {'ValueError', _}}]} = py:parallel([{math, sqrt, [4]}, {math, sqrt, [-4]}]).
 %% '''
--spec parallel([{name(), name(), list()} | {name(), name(), list(), kwargs()}]) -> {ok, [result()]}.
+-spec parallel([{name(), name(), list()} | {name(), name(), list(), kwargs()}]) ->
+          {ok, [result()]} | {error, {bad_option, term()}}.
 parallel(Calls) ->
     parallel(Calls, #{}).
 

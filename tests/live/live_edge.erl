@@ -301,9 +301,13 @@ after_casts(_) ->
 
 %% Casts that are gone from the node's process before the next one comes.
 each_by_itself(Args, Count) ->
+    Pid = py_node(default),
     [begin
          ok = apply(py, cast, Args),
-         #{} = py_node:info(py_node(default))
+         live:eventually(fun() ->
+             #{} = py_node:info(Pid),
+             process_info(Pid, current_function) =:= {current_function, {py_node, loop, 1}}
+         end)
      end || _ <- lists:seq(1, Count)].
 
 large_together(_) ->
