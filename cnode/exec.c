@@ -58,6 +58,17 @@ size_t exec_load(void) {
     return atomic_load_explicit(&exec.load, memory_order_relaxed);
 }
 
+bool exec_wanted(void) {
+    struct table_walk walk = {0};
+    struct request *r;
+
+    exec_lock();
+    while ((r = table_step(&walk)) && r->kind == REQUEST_APP_CALL && r->abandoned)
+        ;
+    exec_unlock();
+    return r != NULL;
+}
+
 /* Rows. */
 
 static void exec_row_append(struct exec_row *row, struct request *r) {

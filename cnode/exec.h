@@ -120,6 +120,10 @@ size_t exec_ready(void);
 size_t exec_queued(void);
 size_t exec_load(void);
 
+/* Whether there is a request that a node which goes has to wait for: any but those that run although
+ * the application has cancelled them. */
+bool exec_wanted(void);
+
 /* For pool: the lock, and how many of its threads run what nobody waits for any more. */
 extern pthread_mutex_t exec_mutex;
 int exec_stuck_locked(void);

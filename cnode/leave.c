@@ -97,7 +97,7 @@ void leave_drain_begin(void) {
 }
 
 bool leave_drained(void) {
-    if (exec_load() == 0 && !io_pending())
+    if (!exec_wanted() && !io_pending())
         return true;
     if (clock_now() < leave.deadline)
         return false;

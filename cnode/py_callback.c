@@ -14,8 +14,15 @@
 
 static _Thread_local struct conn *py_callback_conn; /* borrowed: the request has it */
 
-void py_callback_set_conn(struct conn *conn) {
+struct conn *py_callback_set_conn(struct conn *conn) {
+    struct conn *before = py_callback_conn;
+
     py_callback_conn = conn;
+    return before;
+}
+
+struct conn *py_callback_get_conn(void) {
+    return py_callback_conn;
 }
 
 /* Raises the class of erlang.errors; steals reason. */

@@ -9,8 +9,10 @@
 
 #include <Python.h>
 
-/* The connection whose request this thread serves: its calls go there. NULL: none. */
-void py_callback_set_conn(struct conn *conn);
+/* The connection whose request this thread serves, to which its calls go; NULL: none. Borrowed.
+ * The one before is answered. */
+struct conn *py_callback_set_conn(struct conn *conn);
+struct conn *py_callback_get_conn(void);
 
 /* call(name, args, timeout): the value, or NULL with an exception. */
 PyObject *py_callback_call(PyObject *self, PyObject *args);

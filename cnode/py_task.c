@@ -3,6 +3,7 @@
 
 #include "py_task.h"
 #include "py.h"
+#include "py_callback.h"
 #include "py_future.h"
 
 #include <time.h>
@@ -67,6 +68,9 @@ void py_task_raise(PyObject *exception) {
 /* Tasks. */
 
 static void py_task_empty(struct py_task *task) {
+    if (task->conn)
+        conn_unref(task->conn);
+    task->conn = NULL;
     Py_CLEAR(task->function);
     Py_CLEAR(task->context);
     Py_CLEAR(task->future);
@@ -94,6 +98,8 @@ struct py_task *py_task_new(enum py_task_kind kind, PyObject *function, PyObject
         return NULL;
     }
     task->kind = kind;
+    if (py_callback_get_conn())
+        task->conn = conn_ref(py_callback_get_conn());
     task->function = Py_NewRef(function);
     task->kwnames = Py_XNewRef(kwnames);
     task->len = len;
@@ -174,6 +180,7 @@ static PyObject *py_task_run_chunk(struct py_task *task) {
 static void py_task_run(struct py_task_shared *shared, struct py_task *task) {
     PyObject *result = NULL, *exception = NULL;
     int64_t began = clock_now();
+    struct conn *before;
 
     atomic_fetch_add_explicit(&shared->wait_ns, began - task->head.since, memory_order_relaxed);
     if (task->future && !py_future_start(task->future)) {
@@ -181,6 +188,7 @@ static void py_task_run(struct py_task_shared *shared, struct py_task *task) {
         py_task_empty(task);
         return;
     }
+    before = py_callback_set_conn(task->conn);
     if (PyContext_Enter(task->context) == 0) {
         result = task->kind == PY_TASK_CHUNK ? py_task_run_chunk(task) : py_task_call(task);
         if (!result)
@@ -189,6 +197,7 @@ static void py_task_run(struct py_task_shared *shared, struct py_task *task) {
     } else {
         exception = py_task_take_exception();
     }
+    py_callback_set_conn(before);
     atomic_fetch_add_explicit(result && !task->failed ? &shared->done : &shared->failed, 1,
                               memory_order_relaxed);
     atomic_fetch_add_explicit(&shared->run_ns, clock_now() - began, memory_order_relaxed);

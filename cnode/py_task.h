@@ -12,6 +12,8 @@
 
 #include <Python.h>
 
+struct conn;
+
 /* What the threads of one pool share. Counted: by the pool's owner and by each thread. */
 struct py_task_shared {
     _Atomic int refs;
@@ -35,6 +37,7 @@ struct py_task {
     enum py_task_kind kind;
     _Atomic bool abandoned; /* nobody wants the result; a chunk stops at the next item */
     bool failed;            /* an item of the chunk did */
+    struct conn *conn;      /* counted: of the request that has made it, for erlang.call; or NULL */
     PyObject *function, *context, *future, *kwnames;
     PyObject *result, *exception; /* of a task with a group; both NULL: it has not run */
     Py_ssize_t from, to;

@@ -41,8 +41,8 @@
                      thread => new,
                      executor => blocking}.
 %% `timeout' in milliseconds, 30000 if it is not given. `node': a node, or the name that configured nodes
-%% share. `queue': one after another, in order, on one thread. `thread': on a thread of its own.
-%% `executor': in the thread pool of `erlang.blocking'.
+%% share. `queue': one after another, in order, on one thread; of several nodes at one, as long as that is up.
+%% `thread': on a thread of its own. `executor': in the thread pool of `erlang.blocking'.
 -type result() :: {ok, term()} | {error, reason()}.
 -type reason() :: term().
 
@@ -490,7 +490,8 @@ until(End) -> max(0, End - erlang:monotonic_time(millisecond)).
 
 %%% ------------------------------------------------------------------ functions for Python
 
-%% @doc Lets Python call this function by its name; it takes the list of arguments.
+%% @doc Lets Python call this function by its name; it takes the list of arguments. Each call is a process of its
+%% own, which is killed when Python waits no longer.
 %%
 %% ```
 %% ok = py:register_function(add_one, fun([X]) -> X + 1 end).

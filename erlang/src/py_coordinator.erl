@@ -187,7 +187,7 @@ handle_cast({attached, Pid, Node, Info, Counter}, S = #s{nodes = Nodes}) ->
             [gen_server:reply(From, ok) || From <- Waiting],
             Up = N#node{entry = {Node, Pid, Counter}, info = Info, waiting = []},
             Wanted = case Up of
-                         #node{source = connect} -> want(Node, S);
+                         #node{source = connect} when not is_map_key(Node, S#s.left) -> want(Node, S);
                          _ -> S
                      end,
             {noreply, settle(publish(Wanted#s{nodes = Nodes#{Node := Up}}))};
@@ -244,10 +244,10 @@ handle_info(_Late, S) ->
 %% Begins to attach; a process of an earlier life of the same node is on its way out.
 attach(Node, Source, Waiting, S = #s{nodes = Nodes}) ->
     case Nodes of
-        #{Node := #node{pid = Old, monitor = M}} ->
+        #{Node := #node{pid = Old, monitor = M, waiting = Before}} ->
             erlang:demonitor(M, [flush]),
             py_node:detach(Old),
-            attach(Node, Source, Waiting, node_gone(Node, Old, {shutdown, detached}, S));
+            attach(Node, Source, Waiting ++ Before, node_gone(Node, Old, {shutdown, detached}, S));
         _ ->
             {ok, Pid} = py_node_sup:start_node(Node, node_options(Source, S)),
             N = #node{pid = Pid, monitor = erlang:monitor(process, Pid), source = Source, waiting = Waiting},

@@ -95,7 +95,9 @@ init(Parent, Node, Options) ->
         {'DOWN', Monitor, process, _, _} ->
             exit({shutdown, {not_a_python_node, Node}});
         {'EXIT', Parent, Reason} ->
-            exit(Reason)
+            exit(Reason);
+        detach ->
+            exit({shutdown, detached})
     after ?ATTACH_LIMIT ->
             exit({shutdown, {not_a_python_node, Node}})
     end.

@@ -43,6 +43,7 @@ cases() ->
      {"the application stops: what spawn_call has begun has its answer", fun stopped_spawned/1},
      {"the coordinator is killed: what spawn_call has begun has its answer, and no row is left", fun coordinator_spawned/1},
      {"the coordinator is killed: nodes of connect are connected, those of disconnect are not", fun coordinator_wishes/1},
+     {"disconnect while a node is being attached: connect ends, and it stays away", fun disconnect_early/1},
      {"a py_port that is killed is replaced, and its node with it", fun port_killed/1},
      {"a node that came by itself comes again after the application was stopped and started", fun came_again/1},
      {"a connection that is cut again and again is made again as soon as the first time", fun pauses/1},
@@ -234,6 +235,20 @@ coordinator_wishes(_) ->
     ?assertNot(lists:member(C, py:nodes())),
     ?assertEqual(ok, py:connect(C)),
     [ok = py:disconnect(X) || X <- [N, C]].
+
+disconnect_early(_) ->
+    Node = #{node := N} = live:pynode(),
+    pong = net_adm:ping(N),
+    live:signal(Node, "STOP"),
+    {_, Monitor} = spawn_monitor(fun() -> exit({result, py:connect(N)}) end),
+    live:eventually(fun() -> [attaching] =:= [S || #{node := X, state := S} <- maps:get(nodes, py:info()), X =:= N] end),
+    ?assertEqual(ok, py:disconnect(N)),
+    ?assertEqual({result, {error, detached}}, live:expect(3000, fun({'DOWN', M, process, _, R}) when M =:= Monitor -> {ok, R} end)),
+    live:signal(Node, "CONT"),
+    pong = net_adm:ping(N),
+    ?assertEqual([], [X || #{node := X} <- maps:get(nodes, py:info()), X =:= N]),
+    ?assertEqual(ok, py:connect(N)),
+    ok = py:disconnect(N).
 
 port_killed(_) ->
     #{nodes := [#{node := Node, port := Port, info := #{os_pid := OsPid}}]} = py:info(),
@@ -564,7 +579,8 @@ two_vms(_) ->
     Vms = [#{proc := First, node := A}, #{node := B}] = live:peers(2),
     [ok = rpc:call(Vm, ?MODULE, vm, [N]) || #{node := Vm} <- Vms],
     ok = rpc:call(A, py, exec, ["import erlang\ndef who():\n    return erlang.call('who')\n"]),
-    ?assertEqual([{ok, A}, {ok, B}], [rpc:call(Vm, py, call, ['__main__', who, []]) || Vm <- [A, B]]),
+    [?assertEqual([{ok, A}, {ok, B}], [rpc:call(Vm, py, call, ['__main__', who, [], #{}, How]) || Vm <- [A, B]])
+     || How <- [#{}, #{queue => who}, #{thread => new}, #{executor => blocking}]],
     Calls = [{Vm, rpc:async_call(Vm, py, parallel, [[{'__main__', who, []} || _ <- lists:seq(1, 500)]])} || Vm <- [A, B, B]],
     [?assertEqual({ok, [{ok, Vm} || _ <- lists:seq(1, 500)]}, rpc:yield(Call)) || {Vm, Call} <- Calls],
     Gate = #{port := Port} = live:gate(),

@@ -56,6 +56,7 @@ cases() ->
      {"a node elsewhere: connect, call by name, disconnect, connect again", fun connected/1},
      {"what is not a Python node cannot be attached", fun not_python/1},
      {"drain: a node elsewhere finishes and leaves", fun drain_connected/1},
+     {"drain does not wait for what was cancelled and sleeps on", fun drain_cancelled/1},
      {"a call to nowhere says that it was not started", fun nowhere/1},
      {"nothing is left in any mailbox or table", fun no_litter/1}].
 
@@ -560,6 +561,19 @@ drain_connected(_) ->
     live:open(Door),
     ?assertEqual({ok, done}, py:await(Ref)),
     ?assertEqual(0, live:wait_exit(Node)).
+
+drain_cancelled(_) ->
+    Node = #{node := N} = live:pynode(),
+    ok = py:connect(N),
+    Ref = py:spawn_call(time, sleep, [60], #{}, #{node => N}),
+    {{N, Pid, _}} = py_table:nodes({node, N}),
+    live:eventually(fun() -> #{started := Refs} = py_node:info(Pid), lists:member(Ref, Refs) end),
+    ok = py:cancel(Ref),
+    ?assertEqual({error, cancelled}, py:await(Ref)),
+    live:within(10000, fun() ->
+        ?assertEqual(ok, py:drain(N)),
+        ?assertEqual(0, live:wait_exit(Node))
+    end).
 
 nowhere(_) ->
     Down = {error, {node_down, 'nobody@127.0.0.1', not_started}},
