@@ -93,11 +93,16 @@ def _():
                             del error.__notes__
                 pool.submit(function, thing).cancel()
 
+        def settled():
+            return pool.stats()["queued"] == pool.stats()["running"] == 0
+
         work(20000)
+        wait_for(settled)
         pool.run_sync(gc.collect)
+        wait_for(settled)
         counts, memory = [sys.getrefcount(x) for x in (thing, function, None.__class__)], resident_kib()
         work(80000)
-        wait_for(lambda: pool.stats()["queued"] == pool.stats()["running"] == 0)
+        wait_for(settled)
         gc.collect()
         after = [sys.getrefcount(x) for x in (thing, function, None.__class__)]
         equal(after, counts)
