@@ -237,9 +237,10 @@ coordinator_wishes(_) ->
     [ok = py:disconnect(X) || X <- [N, C]].
 
 disconnect_early(_) ->
-    Node = #{node := N} = live:pynode(),
+    Node = #{node := N, os_pid := OsPid} = live:pynode(),
     pong = net_adm:ping(N),
     live:signal(Node, "STOP"),
+    live:eventually(fun() -> is_stopped(OsPid) end),
     {_, Monitor} = spawn_monitor(fun() -> exit({result, py:connect(N)}) end),
     live:eventually(fun() -> [attaching] =:= [S || #{node := X, state := S} <- maps:get(nodes, py:info()), X =:= N] end),
     ?assertEqual(ok, py:disconnect(N)),
@@ -249,6 +250,14 @@ disconnect_early(_) ->
     ?assertEqual([], [X || #{node := X} <- maps:get(nodes, py:info()), X =:= N]),
     ?assertEqual(ok, py:connect(N)),
     ok = py:disconnect(N).
+
+%% Whether each of its threads has heard the signal.
+is_stopped(OsPid) ->
+    Stats = filelib:wildcard("/proc/" ++ integer_to_list(OsPid) ++ "/task/*/stat"),
+    Stats =/= [] andalso lists:all(fun(Stat) ->
+        {ok, Text} = file:read_file(Stat),
+        re:run(Text, "\\) T ", [{capture, none}]) =:= match
+    end, Stats).
 
 port_killed(_) ->
     #{nodes := [#{node := Node, port := Port, info := #{os_pid := OsPid}}]} = py:info(),
