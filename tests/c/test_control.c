@@ -356,6 +356,8 @@ static void test_threads(void) {
     buf_done(&name);
     ok(settle(2, 0, 0), "all have ended");
     has_str(ask("threads"), "[#{worker=>2,state=>idle,call=>none,ms=>0}|", "and are idle again");
+    for (int i = 0; i < 5000 && strstr(ask("threads"), "state=>running"); i++)
+        usleep(1000); /* a thread without work is idle a moment later */
     has_str(ask("threads"), "state=>idle,call=>none,ms=>0,queue=>{jobs,1}}", "the queue's, too");
     proc_unref(procs_unregister("counter"));
     pool_stop_begin();
