@@ -86,7 +86,8 @@ static int conn_room(struct conn *c) {
     return 0;
 }
 
-enum conn_result conn_read(struct conn *c, const char **why) {
+/* Reads once; without MSG_DONTWAIT in flags a signal ends the waiting. */
+static enum conn_result conn_read_with(struct conn *c, int flags, const char **why) {
     size_t room;
     ssize_t n;
 
@@ -96,10 +97,10 @@ enum conn_result conn_read(struct conn *c, const char **why) {
     }
     room = c->in_cap - c->in_len;
     do
-        n = recv(c->fd, c->in + c->in_len, room, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
+        n = recv(c->fd, c->in + c->in_len, room, flags);
+    while (n < 0 && errno == EINTR && flags);
     if (n < 0) {
-        if (errno == EAGAIN || errno == EWOULDBLOCK)
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
             return CONN_EMPTY;
         *why = strerror(errno);
         return CONN_CLOSED;
@@ -112,6 +113,18 @@ enum conn_result conn_read(struct conn *c, const char **why) {
     c->received += (uint64_t)n;
     stats_add(STATS_BYTES_IN, (uint64_t)n);
     return (size_t)n == room ? CONN_MORE : CONN_EMPTY;
+}
+
+enum conn_result conn_read(struct conn *c, const char **why) {
+    return conn_read_with(c, MSG_DONTWAIT, why);
+}
+
+enum conn_result conn_await(struct conn *c, const char **why) {
+    return conn_read_with(c, 0, why);
+}
+
+void conn_set_blocking(struct conn *c) {
+    fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) & ~O_NONBLOCK);
 }
 
 int conn_next(struct conn *c, size_t max, struct frame *frame) {

@@ -53,6 +53,11 @@ size_t conn_unread(const struct conn *c);
 /* Reads once: MORE when there may be more, EMPTY when the socket is, CLOSED with *why. */
 enum conn_result conn_read(struct conn *c, const char **why);
 
+/* For a connection that one thread reads alone: reads that wait, until there is something, the
+ * connection ends or a signal comes (EMPTY, and nothing was read). Writing never waits. */
+void conn_set_blocking(struct conn *c);
+enum conn_result conn_await(struct conn *c, const char **why);
+
 /* The next whole frame that has been read: 1; 0 when there is none; -1 when it is longer than
  * max bytes. The frame is good until the next conn_next() or conn_read(). */
 int conn_next(struct conn *c, size_t max, struct frame *frame);

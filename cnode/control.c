@@ -80,7 +80,7 @@ const char *control_worker_state(const struct exec_worker *w) {
     case EXEC_ENTERING:
         return "entering";
     default:
-        return w->blocked ? "blocked" : "running";
+        return w->blocked || atomic_load(&w->waiting) ? "blocked" : "running";
     }
 }
 

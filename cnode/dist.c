@@ -258,3 +258,37 @@ void dist_put_unlink_ack(struct buf *b, struct slice id, struct slice from, stru
     etf_put_slice(b, from);
     etf_put_slice(b, to);
 }
+
+void dist_put_link(struct buf *b, struct slice from, struct slice to) {
+    dist_put_head(b, 3, DIST_LINK);
+    etf_put_slice(b, from);
+    etf_put_slice(b, to);
+}
+
+void dist_put_unlink(struct buf *b, uint64_t id, struct slice from, struct slice to) {
+    dist_put_head(b, 4, DIST_UNLINK_ID);
+    etf_put_integer(b, (int64_t)id);
+    etf_put_slice(b, from);
+    etf_put_slice(b, to);
+}
+
+void dist_put_monitor(struct buf *b, struct slice from, struct slice to, struct slice ref) {
+    dist_put_head(b, 4, DIST_MONITOR);
+    etf_put_slice(b, from);
+    etf_put_slice(b, to);
+    etf_put_slice(b, ref);
+}
+
+void dist_put_demonitor(struct buf *b, struct slice from, struct slice to, struct slice ref) {
+    dist_put_head(b, 4, DIST_DEMONITOR);
+    etf_put_slice(b, from);
+    etf_put_slice(b, to);
+    etf_put_slice(b, ref);
+}
+
+void dist_put_exit2(struct buf *b, struct slice from, struct slice to) {
+    dist_put_head(b, 3, DIST_PAYLOAD_EXIT2);
+    etf_put_slice(b, from);
+    etf_put_slice(b, to);
+    etf_put_version(b);
+}

@@ -89,5 +89,10 @@ void dist_put_monitor_exit(struct buf *b, struct slice from, struct slice to,
 void dist_put_spawn_reply(struct buf *b, struct slice ref, struct slice to, int flags,
                           struct slice result); /* pid, or an atom that says why not */
 void dist_put_unlink_ack(struct buf *b, struct slice id, struct slice from, struct slice to);
+void dist_put_link(struct buf *b, struct slice from, struct slice to);
+void dist_put_unlink(struct buf *b, uint64_t id, struct slice from, struct slice to); /* id > 0 */
+void dist_put_monitor(struct buf *b, struct slice from, struct slice to, struct slice ref);
+void dist_put_demonitor(struct buf *b, struct slice from, struct slice to, struct slice ref);
+void dist_put_exit2(struct buf *b, struct slice from, struct slice to); /* +payload: the reason */
 
 #endif

@@ -47,6 +47,7 @@ struct exec_worker {
     int64_t since;           /* and since when: monotonic, ns */
     int64_t seen, cpu_seen;  /* the last look at its processor time */
     bool blocked;            /* used next to none between the last two looks */
+    _Atomic bool waiting;    /* for Erlang: pool_wait_begin() */
     struct buf out;          /* the worker's own: frames being encoded */
     void *context;           /* the hooks' own */
 };

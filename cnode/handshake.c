@@ -74,6 +74,7 @@ static struct {
 static _Thread_local int handshake_accepted = -1;
 static _Thread_local struct handshake *handshake_current;
 static _Thread_local struct meet *handshake_dialing;
+static _Thread_local int64_t handshake_until; /* an attempt's own deadline, if it is the earlier */
 
 /* The socket callbacks of libei ("User Supplied Socket Implementation"). They answer 0 or an
  * errno. */
@@ -84,6 +85,8 @@ static struct handshake_socket *handshake_socket_new(int fd, bool deadline) {
     s->fd = fd;
     if (deadline)
         s->deadline = clock_now() + (int64_t)HANDSHAKE_SECONDS * 1000000000;
+    if (handshake_until > 0 && handshake_until < s->deadline)
+        s->deadline = handshake_until;
     return s;
 }
 
@@ -110,7 +113,7 @@ static int handshake_wait(const struct handshake_socket *s, short events) {
 }
 
 static int handshake_cb_socket(void **ctx, void *setup) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     (void)setup;
     if (fd < 0)
@@ -168,11 +171,20 @@ static int handshake_cb_accept(void **ctx, void *addr, int *len, unsigned tmo) {
 
 static int handshake_cb_connect(void *ctx, void *addr, int len, unsigned tmo) {
     struct handshake_socket *s = ctx;
+    socklen_t size = sizeof(int);
+    int error;
 
     (void)tmo;
-    if (!meet_dial(handshake_dialing))
+    if (handshake_dialing && !meet_dial(handshake_dialing))
         return EALREADY;
-    return connect(s->fd, addr, (socklen_t)len) < 0 ? errno : 0;
+    if (connect(s->fd, addr, (socklen_t)len) == 0)
+        return 0;
+    if (errno != EINPROGRESS && errno != EINTR)
+        return errno;
+    error = handshake_wait(s, POLLOUT);
+    if (!error && getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+        error = errno;
+    return error;
 }
 
 static int handshake_cb_writev(void *ctx, const void *iov, int n, ssize_t *len, unsigned tmo) {
@@ -481,4 +493,34 @@ struct conn *handshake_connect(const char *peer, struct err *e) {
     c = handshake_dial(&m, name, e);
     meet_end(&m);
     return c;
+}
+
+int handshake_connect_as(const char *alive, uint32_t creation, const char *peer, int64_t deadline,
+                         struct err *e) {
+    char self[MAXNODELEN + 1], name[MAXNODELEN + 1];
+    int64_t until = clock_now() + (int64_t)HANDSHAKE_SECONDS * 1000000000, left;
+    ei_cnode cnode;
+    int fd;
+
+    if (snprintf(self, sizeof self, "%s@%s", alive, handshake.cnode->thishostname) >=
+            (int)sizeof self ||
+        snprintf(name, sizeof name, "%s", peer) >= (int)sizeof name ||
+        ei_connect_xinit_ussi(&cnode, handshake.cnode->thishostname, alive, self, NULL,
+                              handshake.cnode->ei_connect_cookie, creation, handshake_callbacks,
+                              sizeof *handshake_callbacks, NULL) < 0)
+        return err_set(e, EX_USAGE, "node: the name %.40s... or %.40s... is too long", alive, peer);
+    if (deadline > 0 && deadline < until)
+        until = deadline;
+    left = until - clock_now();
+    if (left <= 0)
+        return err_set(e, EX_TEMPFAIL, "node: no time left to connect to %s", peer);
+    handshake_until = until;
+    fd = ei_connect_tmo(&cnode, name, (unsigned)(left / 1000000) + 1);
+    handshake_until = 0;
+    if (fd < 0)
+        return err_set(e, EX_UNAVAILABLE, "node: %s cannot connect to %s: %s", self, peer,
+                       strerror(erl_errno));
+    ei_close_connection(fd); /* frees libei's entry; handshake_cb_close() keeps the descriptor */
+    stats_add(STATS_CONNECTS, 1);
+    return fd;
 }

@@ -30,4 +30,9 @@ void handshake_accept(void);
  * gone to io_add(), too; or NULL with e. */
 struct conn *handshake_connect(const char *peer, struct err *e);
 
+/* Connects to a node as another one than this, a hidden node named alive on the same host, until the
+ * deadline (clock_now(); 0: for 7 s): the descriptor, which is the caller's, or -1 with e. */
+int handshake_connect_as(const char *alive, uint32_t creation, const char *peer, int64_t deadline,
+                         struct err *e);
+
 #endif

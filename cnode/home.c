@@ -11,6 +11,7 @@
 #include "route.h"
 #include "stats.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 struct home {
@@ -24,6 +25,7 @@ static struct {
     void (*attached)(void);
     pthread_mutex_t lock; /* guards all below */
     struct home *list;    /* the one attached first is the first */
+    char *last;           /* the node of the latest first one */
 } homes = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void home_init(void (*attached)(void)) {
@@ -61,6 +63,10 @@ static void home_add(struct conn *c, struct slice pid) {
     while (*at)
         at = &(*at)->next;
     *at = h;
+    if (first) {
+        free(homes.last);
+        homes.last = xstrdup(c->peer);
+    }
     pthread_mutex_unlock(&homes.lock);
     if (first && homes.attached)
         homes.attached();
@@ -138,6 +144,35 @@ struct conn *home_conn(struct conn *wanted) {
     c = homes.list ? conn_ref(homes.list->conn) : NULL;
     pthread_mutex_unlock(&homes.lock);
     return c;
+}
+
+struct conn *home_conn_to(const char *peer) {
+    struct conn *c = NULL;
+
+    pthread_mutex_lock(&homes.lock);
+    for (struct home *h = homes.list; h && !c; h = h->next)
+        if (strcmp(h->conn->peer, peer) == 0)
+            c = conn_ref(h->conn);
+    pthread_mutex_unlock(&homes.lock);
+    return c;
+}
+
+bool home_peer(struct conn *wanted, char *peer, size_t size) {
+    const char *name = NULL;
+    bool found;
+
+    if (wanted && outbox_is_closed(&wanted->out)) /* another one is not its stand-in */
+        return false;
+    pthread_mutex_lock(&homes.lock);
+    if (wanted && outbox_gathers(&wanted->out))
+        name = wanted->peer;
+    else if (homes.list)
+        name = homes.list->conn->peer;
+    else
+        name = homes.last;
+    found = name && snprintf(peer, size, "%s", name) < (int)size;
+    pthread_mutex_unlock(&homes.lock);
+    return found;
 }
 
 bool home_log(struct buf *item) {

@@ -27,6 +27,13 @@ void home_put_started(struct conn *c, struct slice ref);
  * NULL if there is none. */
 struct conn *home_conn(struct conn *wanted);
 
+/* The same, to the node of that name. */
+struct conn *home_conn_to(const char *peer);
+
+/* The node to call Erlang in: wanted's if it has a home, else the first home's; if there is none at
+ * present, the one that was there last. False when there never was one. */
+bool home_peer(struct conn *wanted, char *peer, size_t size);
+
 /* Gives one encoded item to the home that was attached first, and wakes who writes it: false, and
  * it is dropped, when there is none or too much waits for it already. Empties item. */
 bool home_log(struct buf *item);

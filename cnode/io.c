@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "io.h"
+#include "channel.h"
 #include "exec.h"
 #include "home.h"
 #include "leader.h"
@@ -368,6 +369,7 @@ static void io_tick(void) {
         }
         c->tick_sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
     }
+    channel_tick();
 }
 
 void io_list(void (*fn)(void *arg, const struct conn *c), void *arg) {

@@ -14,6 +14,7 @@
  */
 #include "config.h"
 
+#include "channel.h"
 #include "connect.h"
 #include "control.h"
 #include "pool.h"
@@ -22,9 +23,11 @@
 #include "io.h"
 #include "leave.h"
 #include "log.h"
+#include "mailbox.h"
 #include "node.h"
 #include "options.h"
 #include "owner.h"
+#include "process.h"
 #include "py.h"
 #include "py_arena.h"
 #include "py_log.h"
@@ -83,6 +86,9 @@ static int main_start(const char *program, struct err *e) {
         return -1;
     request_init(node_name(), node_creation());
     route_init(node_name());
+    process_init(node_name());
+    mailbox_init((size_t)options.mailbox_size);
+    channel_init(node_name(), handshake_connect_as, options.max_connections, options.max_frame);
     if (leave_init(options.drain_timeout, options.program != OPTIONS_NONE, e) < 0)
         return -1;
     py_arena_init();

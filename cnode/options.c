@@ -26,6 +26,7 @@ enum {
     OPTIONS_NAME_MAX = 254, /* of alive@host: a node's name is an atom and ei keeps 255 bytes */
     OPTIONS_HOST_MAX = 256,
     OPTIONS_WORKERS_MAX = 1024,
+    OPTIONS_CONNECTIONS_MAX = 16384,
     OPTIONS_SECONDS_MAX = 86400,
     OPTIONS_PATH_MAX = 4096,
 };
@@ -45,7 +46,9 @@ enum {
     OPT_LOG_FILE,
     OPT_LOG_FORMAT,
     OPT_LOG_LEVEL,
+    OPT_MAILBOX_SIZE,
     OPT_MAX_ATOMS,
+    OPT_MAX_CONNECTIONS,
     OPT_MAX_FRAME,
     OPT_MAX_WORKERS,
     OPT_NAME,
@@ -77,7 +80,9 @@ static const struct option options_long[] = {
     {"log-file", required_argument, NULL, OPT_LOG_FILE},
     {"log-format", required_argument, NULL, OPT_LOG_FORMAT},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+    {"mailbox-size", required_argument, NULL, OPT_MAILBOX_SIZE},
     {"max-atoms", required_argument, NULL, OPT_MAX_ATOMS},
+    {"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
     {"max-frame", required_argument, NULL, OPT_MAX_FRAME},
     {"max-workers", required_argument, NULL, OPT_MAX_WORKERS},
     {"name", required_argument, NULL, OPT_NAME},
@@ -119,6 +124,10 @@ const char options_help[] =
     "  --workers N           calls that run at once (default: the processors online)\n"
     "  --max-workers N       the same with those that sleep or wait (default: 512)\n"
     "  --queue-size N        calls that wait; more get 'overloaded' (default: 10000)\n"
+    "  --max-connections N   Python threads with a connection of their own to Erlang; more share the\n"
+    "                        node's (default: 512)\n"
+    "  --mailbox-size N      messages that wait for a Python thread; more are dropped\n"
+    "                        (default: 10000)\n"
     "  --allow MODULE[:FUNCTION]\n"
     "                        allow this and refuse all else; repeatable (default: all is allowed)\n"
     "  --drain-timeout SEC   time for running calls after SIGTERM (default: 30)\n"
@@ -335,6 +344,10 @@ static int options_take_number(struct options *o, struct options_scan *s, int op
         return options_int(&o->max_workers, option, value, 1, OPTIONS_WORKERS_MAX, e);
     case OPT_QUEUE_SIZE:
         return options_int(&o->queue_size, option, value, 1, 10000000, e);
+    case OPT_MAX_CONNECTIONS:
+        return options_int(&o->max_connections, option, value, 0, OPTIONS_CONNECTIONS_MAX, e);
+    case OPT_MAILBOX_SIZE:
+        return options_int(&o->mailbox_size, option, value, 1, 10000000, e);
     case OPT_MAX_ATOMS:
         return options_size(&o->max_atoms, option, value, 1, 16777216, e);
     case OPT_MAX_FRAME:
@@ -641,6 +654,8 @@ static void options_defaults(struct options *o) {
     o->workers = options_processors();
     o->max_workers = 512;
     o->queue_size = 10000;
+    o->max_connections = 512;
+    o->mailbox_size = 10000;
     o->drain_timeout = 30;
     o->none_atom = xstrdup("none");
     o->log_level = LOG_LEVEL_INFO;

@@ -38,6 +38,8 @@ struct options {
     int workers;          /* target for running ones; default: processors online */
     int max_workers;      /* hard cap, blocked ones included; default 512 */
     int queue_size;       /* requests waiting, default 10000 */
+    int max_connections;  /* of Python threads' own, default 512 */
+    int mailbox_size;     /* messages, default 10000 */
     double drain_timeout; /* seconds, default 30 */
 
     struct options_list path;    /* --path, in order */

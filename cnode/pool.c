@@ -29,7 +29,10 @@ static struct {
     bool interrupting;    /* a thread is on its way to interrupt whom it has to be done to */
     int interrupters;     /* such threads that have not ended */
     pthread_cond_t ended; /* a thread has */
+    _Atomic int waiting;  /* threads that wait for Erlang; without the lock */
 } pool;
+
+static _Thread_local struct exec_worker *pool_self; /* the thread, if it is of the pool */
 
 static void pool_cond_init(pthread_cond_t *cond) {
     pthread_condattr_t attr;
@@ -59,9 +62,28 @@ static int pool_stuck_locked(void) {
     return n < pool.max ? n : pool.max;
 }
 
+/* Threads that may be replaced beyond the maximum. */
+static int pool_spare_locked(void) {
+    return pool_stuck_locked() + atomic_load(&pool.waiting);
+}
+
 /* Whether the pool needs all the threads that it has. */
 static bool pool_is_lean_locked(void) {
-    return pool.n_workers - pool_stuck_locked() <= pool.target;
+    return pool.n_workers - pool_spare_locked() <= pool.target;
+}
+
+void pool_wait_begin(void) {
+    if (!pool_self)
+        return;
+    atomic_store(&pool_self->waiting, true);
+    atomic_fetch_add(&pool.waiting, 1);
+}
+
+void pool_wait_end(void) {
+    if (!pool_self)
+        return;
+    atomic_store(&pool_self->waiting, false);
+    atomic_fetch_sub(&pool.waiting, 1);
 }
 
 static void pool_deadline(struct timespec *t, double seconds) {
@@ -138,6 +160,7 @@ static void *pool_main(void *arg) {
     struct exec_worker *w = arg;
     bool new = w->number <= (uint32_t)pool.target; /* nobody leads before one of these has */
 
+    pool_self = w;
     pool.hooks.start(w);
     for (;; new = false) {
         if (exec_ready() > 0 && !new) {
@@ -321,7 +344,7 @@ static bool pool_survey_locked(int64_t now, int *running) {
         case EXEC_ENTERING:
             return true;
         case EXEC_RUNNING:
-            if (w->current && w->current->abandoned)
+            if ((w->current && w->current->abandoned) || atomic_load(&w->waiting))
                 break;
             pool_look(w, now);
             *running += !w->blocked;
@@ -350,7 +373,7 @@ void pool_supervise(int64_t now) {
             atomic_store(&w->state, EXEC_ENTERING);
             pthread_cond_signal(&w->wake);
         }
-        spawn = pool.max + pool_stuck_locked() - pool.n_workers;
+        spawn = pool.max + pool_spare_locked() - pool.n_workers;
         if (spawn > wanted)
             spawn = wanted;
         if (spawn > 0 && (size_t)spawn > exec_ready())
@@ -374,7 +397,7 @@ void pool_read_numbers(struct pool_numbers *n) {
         n->queues += w->queue != NULL;
         if (w->current) {
             n->running++;
-            n->blocked += w->blocked;
+            n->blocked += w->blocked || atomic_load(&w->waiting);
         }
     }
     exec_unlock();

@@ -28,6 +28,11 @@ bool pool_stop_wait(double seconds);
 /* One look by the io thread: adds threads when requests wait and the others are blocked. */
 void pool_supervise(int64_t now);
 
+/* The calling thread, if it is of the pool, waits for Erlang, which may call back: while it does it
+ * counts neither as one that runs nor against the maximum. Without the lock. */
+void pool_wait_begin(void);
+void pool_wait_end(void);
+
 void pool_read_numbers(struct pool_numbers *n);
 
 /* Calls fn for each worker, under the lock. */

@@ -1,7 +1,8 @@
-/* procs.c - what has a name or pid here, and which remote processes watch it. */
+/* procs.c - what has a name or pid here, and which processes watch it. */
 #include "config.h"
 
 #include "procs.h"
+#include "mailbox.h"
 
 #include <stdlib.h>
 
@@ -10,8 +11,9 @@ enum { PROCS_TABLE = 256 };
 static struct {
     pthread_mutex_t lock; /* guards all below */
     void (*release)(void *object);
-    struct proc *procs;
-    _Atomic int n_procs;
+    struct proc *by_id[PROCS_TABLE];
+    struct proc *by_name[PROCS_TABLE];
+    _Atomic int n_names, n_processes;
     struct watch *watches[PROCS_TABLE];
     _Atomic size_t n_watches;
 } procs = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -21,51 +23,198 @@ void procs_init(void (*release)(void *object)) {
 }
 
 int procs_count(void) {
-    return atomic_load(&procs.n_procs);
+    return atomic_load(&procs.n_names);
+}
+
+int procs_processes(void) {
+    return atomic_load_explicit(&procs.n_processes, memory_order_relaxed);
 }
 
 bool procs_watched(void) {
     return atomic_load(&procs.n_watches) > 0;
 }
 
-bool procs_register(const char *name, void *object) {
-    struct proc *p = xcalloc(1, sizeof *p), *other;
+static uint32_t procs_hash(const uint8_t *data, size_t len) {
+    uint32_t h = 2166136261u;
 
-    p->name = xstrdup(name);
+    for (size_t i = 0; i < len; i++)
+        h = (h ^ data[i]) * 16777619u;
+    return h % PROCS_TABLE;
+}
+
+/* Names. */
+
+static struct proc **procs_find_name_locked(const char *name, size_t len) {
+    struct proc **at = &procs.by_name[procs_hash((const uint8_t *)name, len)];
+
+    while (*at && (strlen((*at)->name) != len || memcmp((*at)->name, name, len) != 0))
+        at = &(*at)->name_next;
+    return at;
+}
+
+/* Whether the name was free; p has it then. */
+static bool procs_set_name_locked(struct proc *p, char *name) {
+    struct proc **at = procs_find_name_locked(name, strlen(name));
+
+    if (*at)
+        return false;
+    *at = p;
+    p->name = name;
+    p->name_next = NULL;
+    atomic_fetch_add(&procs.n_names, 1);
+    return true;
+}
+
+static void procs_remove_name_locked(struct proc *p) {
+    struct proc **at = procs_find_name_locked(p->name, strlen(p->name));
+
+    *at = p->name_next;
+    atomic_fetch_sub(&procs.n_names, 1);
+}
+
+/* Pids. */
+
+static struct proc **procs_find_id_locked(uint32_t id, uint32_t serial) {
+    struct proc **at = &procs.by_id[id % PROCS_TABLE];
+
+    while (*at && ((*at)->id != id || (*at)->serial != serial))
+        at = &(*at)->next;
+    return at;
+}
+
+static void procs_add_locked(struct proc *p) {
+    struct proc **at = &procs.by_id[p->id % PROCS_TABLE];
+
+    p->next = *at;
+    *at = p;
+    atomic_fetch_add(&procs.n_processes, p->mailbox != NULL);
+}
+
+/* Whether it was there; the table's reference is the caller's then. */
+static bool procs_remove_locked(struct proc *p) {
+    struct proc **at = procs_find_id_locked(p->id, p->serial);
+
+    if (*at != p)
+        return false;
+    *at = p->next;
+    if (p->name)
+        procs_remove_name_locked(p);
+    atomic_fetch_sub(&procs.n_processes, p->mailbox != NULL);
+    return true;
+}
+
+static struct proc *procs_ref(struct proc *p) {
+    if (p)
+        atomic_fetch_add(&p->refs, 1);
+    return p;
+}
+
+static struct proc *procs_new(void *object) {
+    struct proc *p = xcalloc(1, sizeof *p);
+
     p->object = object;
+    p->mailbox = object ? NULL : mailbox_new();
     atomic_store(&p->refs, 1);
+    return p;
+}
+
+static void procs_free(struct proc *p) {
+    if (p->mailbox)
+        mailbox_free(p->mailbox);
+    free(p->name);
+    free(p);
+}
+
+bool procs_register(const char *name, void *object) {
+    struct proc *p = procs_new(object);
+    char *own = xstrdup(name);
+    bool named;
+
     request_new_pid(&p->id, &p->serial);
     pthread_mutex_lock(&procs.lock);
-    for (other = procs.procs; other; other = other->next)
-        if (strcmp(other->name, name) == 0)
-            break;
-    if (!other) {
-        p->next = procs.procs;
-        procs.procs = p;
-        atomic_fetch_add(&procs.n_procs, 1);
-    }
+    named = procs_set_name_locked(p, own);
+    if (named)
+        procs_add_locked(p);
     pthread_mutex_unlock(&procs.lock);
-    if (other) {
-        free(p->name);
-        free(p);
+    if (!named) {
+        free(own);
+        procs_free(p);
     }
-    return !other;
+    return named;
 }
 
 struct proc *procs_unregister(const char *name) {
-    struct proc **at, *p;
+    char *freed = NULL;
+    struct proc *p;
 
     pthread_mutex_lock(&procs.lock);
-    for (at = &procs.procs; *at; at = &(*at)->next)
-        if (strcmp((*at)->name, name) == 0)
-            break;
-    p = *at;
-    if (p) {
-        *at = p->next;
-        atomic_fetch_sub(&procs.n_procs, 1);
+    p = *procs_find_name_locked(name, strlen(name));
+    if (p && p->mailbox) { /* the process lives on */
+        procs_remove_name_locked(p);
+        freed = p->name;
+        p->name = NULL;
+        procs_ref(p);
+    } else if (p) {
+        procs_remove_locked(p);
     }
     pthread_mutex_unlock(&procs.lock);
+    free(freed);
     return p;
+}
+
+struct proc *procs_spawn(uint32_t id, uint32_t serial) {
+    struct proc *p = procs_new(NULL), *other = NULL;
+
+    if (id == 0)
+        request_new_pid(&id, &serial);
+    p->id = id;
+    p->serial = serial;
+    pthread_mutex_lock(&procs.lock);
+    other = procs_ref(*procs_find_id_locked(id, serial));
+    if (!other) {
+        procs_add_locked(p);
+        procs_ref(p);
+    }
+    pthread_mutex_unlock(&procs.lock);
+    if (!other)
+        return p;
+    procs_free(p);
+    return other;
+}
+
+bool procs_set_name(struct proc *p, const char *name) {
+    char *own = xstrdup(name);
+    bool named;
+
+    pthread_mutex_lock(&procs.lock);
+    named = !p->name && *procs_find_id_locked(p->id, p->serial) == p &&
+            procs_set_name_locked(p, own);
+    pthread_mutex_unlock(&procs.lock);
+    if (!named)
+        free(own);
+    return named;
+}
+
+bool procs_put_name(struct proc *p, struct buf *out) {
+    bool named;
+
+    pthread_mutex_lock(&procs.lock);
+    named = p->name;
+    if (named)
+        etf_put_atom(out, p->name);
+    pthread_mutex_unlock(&procs.lock);
+    return named;
+}
+
+bool procs_remove(struct proc *p) {
+    bool removed;
+
+    pthread_mutex_lock(&procs.lock);
+    removed = procs_remove_locked(p);
+    pthread_mutex_unlock(&procs.lock);
+    if (removed)
+        proc_unref(p);
+    return removed;
 }
 
 struct proc *procs_find_name(struct slice name) {
@@ -74,11 +223,7 @@ struct proc *procs_find_name(struct slice name) {
     if (procs_count() == 0)
         return NULL;
     pthread_mutex_lock(&procs.lock);
-    for (p = procs.procs; p; p = p->next)
-        if (etf_atom_is(name, p->name))
-            break;
-    if (p)
-        atomic_fetch_add(&p->refs, 1);
+    p = procs_ref(*procs_find_name_locked((const char *)name.data, name.len));
     pthread_mutex_unlock(&procs.lock);
     return p;
 }
@@ -87,11 +232,7 @@ struct proc *procs_find_pid(uint32_t id, uint32_t serial) {
     struct proc *p;
 
     pthread_mutex_lock(&procs.lock);
-    for (p = procs.procs; p; p = p->next)
-        if (p->id == id && p->serial == serial)
-            break;
-    if (p)
-        atomic_fetch_add(&p->refs, 1);
+    p = procs_ref(*procs_find_id_locked(id, serial));
     pthread_mutex_unlock(&procs.lock);
     return p;
 }
@@ -99,17 +240,15 @@ struct proc *procs_find_pid(uint32_t id, uint32_t serial) {
 void proc_unref(struct proc *p) {
     if (atomic_fetch_sub(&p->refs, 1) > 1)
         return;
-    procs.release(p->object);
-    free(p->name);
-    free(p);
+    if (p->object)
+        procs.release(p->object);
+    procs_free(p);
 }
 
-static struct watch **procs_bucket(struct slice to) {
-    uint32_t h = 2166136261u;
+/* Watches. */
 
-    for (size_t i = 0; i < to.len; i++)
-        h = (h ^ to.data[i]) * 16777619u;
-    return &procs.watches[h % PROCS_TABLE];
+static struct watch **procs_bucket(struct slice to) {
+    return &procs.watches[procs_hash(to.data, to.len)];
 }
 
 /* Copies s to *at and moves *at on. */
@@ -122,9 +261,21 @@ static struct slice procs_keep(struct slice s, uint8_t **at) {
     return kept;
 }
 
-void procs_watch(struct conn *conn, struct slice from, struct slice to, struct slice ref) {
+/* Where the watch of conn, from, to and ref is, or would be. */
+static struct watch **procs_find_watch_locked(const struct conn *conn, struct slice from,
+                                              struct slice to, struct slice ref) {
+    struct watch **at = procs_bucket(to);
+
+    while (*at && ((*at)->conn != conn || !slice_equal((*at)->to, to) ||
+                   !slice_equal((*at)->from, from) || !slice_equal((*at)->ref, ref)))
+        at = &(*at)->next;
+    return at;
+}
+
+bool procs_watch(struct conn *conn, struct slice from, struct slice to, struct slice ref) {
     struct watch *w = xmalloc(sizeof *w + from.len + to.len + ref.len), **bucket;
     uint8_t *at = w->bytes;
+    bool again;
 
     w->conn = conn;
     w->link = ref.len == 0;
@@ -132,11 +283,17 @@ void procs_watch(struct conn *conn, struct slice from, struct slice to, struct s
     w->to = procs_keep(to, &at);
     w->ref = procs_keep(ref, &at);
     pthread_mutex_lock(&procs.lock);
-    bucket = procs_bucket(to);
-    w->next = *bucket;
-    *bucket = w;
-    atomic_fetch_add(&procs.n_watches, 1);
+    again = w->link && *procs_find_watch_locked(conn, from, to, ref);
+    if (!again) {
+        bucket = procs_bucket(to);
+        w->next = *bucket;
+        *bucket = w;
+        atomic_fetch_add(&procs.n_watches, 1);
+    }
     pthread_mutex_unlock(&procs.lock);
+    if (again)
+        free(w);
+    return !again;
 }
 
 bool procs_unwatch(const struct conn *conn, struct slice from, struct slice to, struct slice ref) {
@@ -145,25 +302,27 @@ bool procs_unwatch(const struct conn *conn, struct slice from, struct slice to, 
     if (atomic_load(&procs.n_watches) == 0)
         return false;
     pthread_mutex_lock(&procs.lock);
-    for (at = procs_bucket(to); (w = *at); at = &w->next)
-        if (w->conn == conn && slice_equal(w->to, to) && slice_equal(w->from, from) &&
-            slice_equal(w->ref, ref)) {
-            *at = w->next;
-            atomic_fetch_sub(&procs.n_watches, 1);
-            break;
-        }
+    at = procs_find_watch_locked(conn, from, to, ref);
+    w = *at;
+    if (w) {
+        *at = w->next;
+        atomic_fetch_sub(&procs.n_watches, 1);
+    }
     pthread_mutex_unlock(&procs.lock);
     free(w);
     return w != NULL;
 }
 
-/* Moves the watches that match out of a bucket into a list. */
+/* Moves the watches that match out of a bucket into a list: those of conn, of our own process from,
+ * or of what is watched, to. */
 static struct watch *procs_take_locked(struct watch **bucket, const struct conn *conn,
-                                       const struct slice *to, struct watch *list) {
+                                       const struct slice *from, const struct slice *to,
+                                       struct watch *list) {
     struct watch **at = bucket, *w;
 
     while ((w = *at)) {
-        if ((conn && w->conn == conn) || (to && slice_equal(w->to, *to))) {
+        if ((conn && w->conn == conn) || (from && !w->conn && slice_equal(w->from, *from)) ||
+            (to && slice_equal(w->to, *to))) {
             *at = w->next;
             w->next = list;
             list = w;
@@ -181,22 +340,27 @@ struct watch *procs_end(struct slice to) {
     if (atomic_load(&procs.n_watches) == 0)
         return NULL;
     pthread_mutex_lock(&procs.lock);
-    list = procs_take_locked(procs_bucket(to), NULL, &to, NULL);
+    list = procs_take_locked(procs_bucket(to), NULL, NULL, &to, NULL);
     pthread_mutex_unlock(&procs.lock);
     return list;
 }
 
-int procs_forget_conn(const struct conn *conn) {
-    struct watch *list = NULL, *next;
-    int n = 0;
+static struct watch *procs_forget(const struct conn *conn, const struct slice *from) {
+    struct watch *list = NULL;
 
+    if (atomic_load(&procs.n_watches) == 0)
+        return NULL;
     pthread_mutex_lock(&procs.lock);
     for (int i = 0; i < PROCS_TABLE; i++)
-        list = procs_take_locked(&procs.watches[i], conn, NULL, list);
+        list = procs_take_locked(&procs.watches[i], conn, from, NULL, list);
     pthread_mutex_unlock(&procs.lock);
-    for (; list; list = next, n++) {
-        next = list->next;
-        free(list);
-    }
-    return n;
+    return list;
+}
+
+struct watch *procs_forget_conn(const struct conn *conn) {
+    return procs_forget(conn, NULL);
+}
+
+struct watch *procs_forget_from(struct slice from) {
+    return procs_forget(NULL, &from);
 }

@@ -1,4 +1,4 @@
-/* py_callback.c - erlang.call: a Python thread calls an Erlang function and waits for its value. */
+/* py_callback.c - erlang.call and erlang.cast: a Python thread has Erlang run a function. */
 #include "config.h"
 
 #include "py_callback.h"
@@ -6,11 +6,28 @@
 #include "clock.h"
 #include "home.h"
 #include "io.h"
+#include "pool.h"
+#include "process.h"
 #include "py.h"
 #include "py_decode.h"
 #include "py_encode.h"
+#include "py_error.h"
 #include "py_interrupt.h"
-#include "route.h"
+#include "py_server.h"
+#include "py_thread.h"
+
+enum {
+    PY_CALLBACK_TRIES = 8, /* channels and handlers that turn out to be gone before a call is sent */
+};
+
+/* What was asked for. */
+struct py_callback {
+    PyObject *name; /* borrowed */
+    PyObject *args; /* a list */
+    char peer[300]; /* the node to call */
+    bool chosen;    /* by node= */
+    int64_t deadline;
+};
 
 static _Thread_local struct conn *py_callback_conn; /* borrowed: the request has it */
 
@@ -25,31 +42,163 @@ struct conn *py_callback_get_conn(void) {
     return py_callback_conn;
 }
 
-/* Raises the class of erlang.errors; steals reason. */
-static void py_callback_raise(const char *name, PyObject *reason, PyObject *class,
-                              PyObject *stack) {
-    PyObject *errors = PyImport_ImportModule("erlang.errors"), *type = NULL, *error = NULL;
+/* Raises an ErlangError with that text; steals text. */
+static void py_callback_fail(PyObject *text) {
+    py_error_raise("ErlangError", text, NULL, NULL);
+}
 
-    if (errors && reason)
-        type = PyObject_GetAttrString(errors, name);
-    if (type && class)
-        error = PyObject_CallFunctionObjArgs(type, reason, class, stack, NULL);
-    else if (type)
-        error = PyObject_CallFunctionObjArgs(type, reason, NULL);
-    if (error)
-        PyErr_SetObject(type, error);
-    Py_XDECREF(error);
-    Py_XDECREF(type);
-    Py_XDECREF(errors);
+/* The arguments. */
+
+/* A keyword argument, or NULL. */
+static PyObject *py_callback_keyword(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                                     const char *name) {
+    for (Py_ssize_t i = 0; kwnames && i < PyTuple_GET_SIZE(kwnames); i++)
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), name) == 0)
+            return args[nargs + i];
+    return NULL;
+}
+
+static int py_callback_check_keywords(const char *function, PyObject *kwnames, bool timeout) {
+    for (Py_ssize_t i = 0; kwnames && i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+
+        if (PyUnicode_CompareWithASCIIString(name, "node") == 0 ||
+            (timeout && PyUnicode_CompareWithASCIIString(name, "timeout") == 0))
+            continue;
+        PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function,
+                     name);
+        return -1;
+    }
+    return 0;
+}
+
+/* The node that was named, or the one whose request this thread serves, or the home. */
+static int py_callback_set_peer(struct py_callback *call, PyObject *node) {
+    const char *name;
+
+    if (!node || node == Py_None) {
+        if (home_peer(py_callback_conn, call->peer, sizeof call->peer))
+            return 0;
+        py_callback_fail(PyUnicode_FromString(
+            py_callback_conn && outbox_is_closed(&py_callback_conn->out)
+                ? "the connection to the node that this call serves was lost"
+                : "no Erlang node with the application pynode is attached"));
+        return -1;
+    }
+    if (!PyUnicode_Check(node)) {
+        PyErr_Format(PyExc_TypeError, "node: not a str but a %.100s", Py_TYPE(node)->tp_name);
+        return -1;
+    }
+    name = PyUnicode_AsUTF8(node);
+    if (!name)
+        return -1;
+    if (!strchr(name, '@') || strlen(name) >= sizeof call->peer) {
+        PyErr_Format(PyExc_ValueError, "node: '%.80s' is not NAME@HOST", name);
+        return -1;
+    }
+    strcpy(call->peer, name);
+    call->chosen = true;
+    return 0;
+}
+
+/* Fills in call; its args are a new reference: 0/-1. */
+static int py_callback_parse(struct py_callback *call, const char *function, bool timeout,
+                             PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *limit = timeout ? py_callback_keyword(args, nargs, kwnames, "timeout") : NULL;
+
+    *call = (struct py_callback){0};
+    if (nargs < 1 || !PyUnicode_Check(args[0])) {
+        PyErr_Format(PyExc_TypeError, "%s() wants the name of a function, a str, first", function);
+        return -1;
+    }
+    if (py_callback_check_keywords(function, kwnames, timeout) < 0 ||
+        py_thread_deadline(limit ? limit : Py_None, &call->deadline) < 0)
+        return -1;
+    if (io_forked()) {
+        py_callback_fail(PyUnicode_FromString(
+            "this process is a fork of the node: only the node itself can call Erlang"));
+        return -1;
+    }
+    if (py_callback_set_peer(call, py_callback_keyword(args, nargs, kwnames, "node")) < 0)
+        return -1;
+    call->name = args[0];
+    call->args = PyList_New(nargs - 1);
+    if (!call->args)
+        return -1;
+    for (Py_ssize_t i = 1; i < nargs; i++)
+        PyList_SET_ITEM(call->args, i - 1, Py_NewRef(args[i]));
+    return 0;
+}
+
+/* Completes a frame with Name, a binary whatever str it is, and Args: 0/-1. */
+static int py_callback_put(struct buf *out, size_t begin, const struct py_callback *call) {
+    Py_ssize_t len;
+    const char *name = PyUnicode_AsUTF8AndSize(call->name, &len);
+
+    if (!name)
+        return -1;
+    etf_put_binary(out, name, (uint32_t)len);
+    if (py_encode(out, call->args, "args") < 0)
+        return -1;
+    if (dist_end(out, begin) == 0)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "args: longer than a distribution frame can be");
+    return -1;
+}
+
+/* The answer. */
+
+/* Raises what Erlang has answered: Class, with Reason and Stack to come. */
+static void py_callback_raise(const struct py_callback *call, struct slice class, struct etf *at) {
+    PyObject *reason = NULL, *stack = NULL, *name = NULL;
+
+    if (etf_atom_is(class, "not_registered")) {
+        py_callback_fail(PyUnicode_FromFormat("Function '%U' not registered", call->name));
+        return;
+    }
+    reason = py_decode(at, "reason");
+    stack = reason ? py_decode(at, "stack") : NULL;
+    name = stack ? PyUnicode_FromStringAndSize((const char *)class.data, (Py_ssize_t)class.len)
+                 : NULL;
+    if (name)
+        py_error_raise("ErlangError", Py_NewRef(reason), name, stack);
+    Py_XDECREF(name);
+    Py_XDECREF(stack);
     Py_XDECREF(reason);
 }
 
+/* The terms Class, Value and Stack. Class is ok, error, exit or throw, or not_registered. */
+static PyObject *py_callback_value(const struct py_callback *call, struct slice answer) {
+    struct etf at = {answer.data, answer.data + answer.len};
+    struct slice class;
+
+    if (etf_get_atom(&at, &class) < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "the answer is none");
+        return NULL;
+    }
+    if (etf_atom_is(class, "ok"))
+        return py_decode(&at, "answer");
+    py_callback_raise(call, class, &at);
+    return NULL;
+}
+
+static void py_callback_late(const struct py_callback *call) {
+    py_error_raise("TimeoutError", PyUnicode_FromFormat("no answer from '%U' in time", call->name),
+                   NULL, NULL);
+}
+
+static void py_callback_lost(const char *peer) {
+    py_callback_fail(
+        PyUnicode_FromFormat("the connection to %s was lost during the call", peer));
+}
+
+/* Over the node's own connection. */
+
 /* {py_call, Pid, Name, Args} to the coordinator of the application there: 0/-1. */
-static int py_callback_frame(struct buf *out, const struct callback *cb, PyObject *name,
-                             PyObject *args) {
+static int py_callback_frame(struct buf *out, const struct callback *cb,
+                             const struct py_callback *call) {
     struct buf self = {0}, to = {0};
     size_t begin = dist_begin(out);
-    int result;
 
     request_put_pid(&self, cb->id, cb->serial);
     etf_put_atom(&to, "py_coordinator");
@@ -57,23 +206,17 @@ static int py_callback_frame(struct buf *out, const struct callback *cb, PyObjec
     etf_put_tuple(out, 4);
     etf_put_atom(out, "py_call");
     etf_put_slice(out, (struct slice){self.data, self.len});
-    result = py_encode(out, name, "name");
-    if (result == 0)
-        result = py_encode(out, args, "args");
-    if (result == 0 && dist_end(out, begin) < 0) {
-        PyErr_SetString(PyExc_ValueError, "args: longer than a distribution frame can be");
-        result = -1;
-    }
     buf_done(&self);
     buf_done(&to);
-    return result;
+    return py_callback_put(out, begin, call);
 }
 
 /* Sends the frame and waits, outside Python; signals are looked at in between. */
 static enum callback_state py_callback_wait(struct callback *cb, struct buf *frame,
                                             int64_t deadline) {
-    enum callback_state state = CALLBACK_WAITING;
+    enum callback_state state;
 
+    pool_wait_begin();
     py_leave();
     outbox_put_buf(&cb->conn->out, frame);
     io_flush(cb->conn);
@@ -82,57 +225,42 @@ static enum callback_state py_callback_wait(struct callback *cb, struct buf *fra
         if (state != CALLBACK_WAITING || (deadline > 0 && clock_now() >= deadline))
             break;
         py_enter();
-        if (PyErr_CheckSignals() < 0)
+        if (PyErr_CheckSignals() < 0) {
+            pool_wait_end();
             return CALLBACK_WAITING;
+        }
         py_leave();
     }
     py_enter();
+    pool_wait_end();
     return state;
 }
 
-/* {py_reply, Class, Value, Stack}: Class is ok, error, exit or throw, or not_registered. */
-static PyObject *py_callback_value(const struct callback *cb, PyObject *name) {
+/* {py_reply, Class, Value, Stack} */
+static PyObject *py_callback_shared_value(const struct py_callback *call, const struct callback *cb) {
     struct etf at = {cb->answer.data, cb->answer.data + cb->answer.len};
-    PyObject *reply = py_decode(&at, "answer"), *class, *value, *result = NULL;
+    struct slice what;
+    uint32_t arity;
 
-    if (!reply)
-        return NULL;
-    if (!PyTuple_Check(reply) || PyTuple_GET_SIZE(reply) != 4) {
-        PyErr_SetString(PyExc_RuntimeError, "the answer is none");
-        Py_DECREF(reply);
-        return NULL;
-    }
-    class = PyTuple_GET_ITEM(reply, 1);
-    value = PyTuple_GET_ITEM(reply, 2);
-    if (PyUnicode_CompareWithASCIIString(class, "ok") == 0)
-        result = Py_NewRef(value);
-    else if (PyUnicode_CompareWithASCIIString(class, "not_registered") == 0)
-        py_callback_raise("ErlangError", PyUnicode_FromFormat("Function '%U' not registered", name),
-                          NULL, NULL);
-    else
-        py_callback_raise("ErlangError", Py_NewRef(value), class, PyTuple_GET_ITEM(reply, 3));
-    Py_DECREF(reply);
-    return result;
+    if (etf_get_tuple(&at, &arity) < 0 || arity != 4 || etf_get_atom(&at, &what) < 0)
+        at.p = at.end;
+    return py_callback_value(call, (struct slice){at.p, etf_left(&at)});
 }
 
-static PyObject *py_callback_run(struct conn *conn, PyObject *name, PyObject *args,
-                                 int64_t deadline) {
-    struct buf frame = {0};
+static PyObject *py_callback_shared(struct conn *conn, const struct py_callback *call) {
+    struct buf frame = {0}, reason = {0};
     struct callback cb;
     PyObject *result = NULL;
 
     callback_begin(&cb, conn);
     cb.thread = PyThread_get_thread_ident();
-    if (py_callback_frame(&frame, &cb, name, args) == 0) {
-        switch (py_callback_wait(&cb, &frame, deadline)) {
+    if (py_callback_frame(&frame, &cb, call) == 0) {
+        switch (py_callback_wait(&cb, &frame, call->deadline)) {
         case CALLBACK_ANSWERED:
-            result = py_callback_value(&cb, name);
+            result = py_callback_shared_value(call, &cb);
             break;
         case CALLBACK_LOST:
-            py_callback_raise(
-                "ErlangError",
-                PyUnicode_FromFormat("the connection to %s was lost during the call", conn->peer),
-                NULL, NULL);
+            py_callback_lost(conn->peer);
             break;
         case CALLBACK_INTERRUPTED: /* raised here, so not once more at the next bytecode */
             py_forget_raised();
@@ -140,55 +268,222 @@ static PyObject *py_callback_run(struct conn *conn, PyObject *name, PyObject *ar
             break;
         case CALLBACK_WAITING:
             if (!PyErr_Occurred())
-                py_callback_raise("TimeoutError",
-                                  PyUnicode_FromFormat("no answer from '%U' in time", name), NULL,
-                                  NULL);
+                py_callback_late(call);
             break;
         }
     }
     callback_end(&cb);
-    route_process_ended(cb.id, cb.serial);
+    etf_put_atom(&reason, "normal");
+    process_pid_ended(cb.id, cb.serial, (struct slice){reason.data, reason.len});
+    buf_done(&reason);
     buf_done(&frame);
     return result;
 }
 
-/* A time limit in seconds as a deadline, 0 for None: 0/-1. */
-static int py_callback_deadline(PyObject *timeout, int64_t *deadline) {
-    double seconds;
+/* Over the thread's own. */
 
-    *deadline = 0;
-    if (timeout == Py_None)
-        return 0;
-    seconds = PyFloat_AsDouble(timeout);
-    if (seconds == -1.0 && PyErr_Occurred())
-        return -1;
-    if (!(seconds >= 0)) {
-        PyErr_SetString(PyExc_ValueError, "timeout must not be negative");
-        return -1;
+enum py_callback_end { PY_CALLBACK_DONE, PY_CALLBACK_AGAIN };
+
+/* Takes a channel out of the pool or connects one, outside Python: NULL with e. */
+static struct channel *py_callback_connect(const struct py_callback *call, bool force,
+                                           struct err *e) {
+    struct channel *ch;
+
+    py_leave();
+    ch = channel_take(call->peer, PyThread_get_thread_ident(), force, call->deadline, e);
+    py_enter();
+    if (ch && py_thread_keep(ch) < 0) {
+        channel_give(ch);
+        ch = NULL;
     }
-    if (seconds < 1e9)
-        *deadline = clock_now() + (int64_t)(seconds * 1e9) + 1;
-    return 0;
+    return ch;
 }
 
-PyObject *py_callback_call(PyObject *self, PyObject *args) {
-    PyObject *name, *list, *timeout;
-    struct conn *conn;
-    int64_t deadline;
+/* Asks for a handler, outside Python: false when there is none, and *end says what then. */
+static bool py_callback_ready(struct channel *ch, const struct py_callback *call,
+                              enum py_callback_end *end) {
+    enum channel_result result;
+
+    *end = PY_CALLBACK_DONE;
+    if (channel_check(ch))
+        return true;
+    py_leave();
+    result = channel_ready(ch, call->deadline);
+    py_enter();
+    switch (result) {
+    case CHANNEL_ANSWERED:
+        return true;
+    case CHANNEL_LOST:
+        *end = PY_CALLBACK_AGAIN; /* nothing has been sent */
+        return false;
+    case CHANNEL_INTERRUPTED:
+        return false; /* the caller looks */
+    case CHANNEL_HOMELESS:
+        py_callback_fail(
+            PyUnicode_FromFormat("the application pynode does not run at %s", call->peer));
+        return false;
+    default:
+        py_callback_late(call);
+        return false;
+    }
+}
+
+/* Sends the frame and waits, outside Python; signals are looked at in between. */
+static enum channel_result py_callback_run(struct channel *ch, struct buf *frame,
+                                           int64_t deadline) {
+    enum channel_result result;
+
+    pool_wait_begin();
+    py_leave();
+    result = channel_call(ch, frame, deadline);
+    while (result == CHANNEL_SIGNALLED) {
+        bool raised;
+
+        py_enter();
+        raised = PyErr_CheckSignals() < 0;
+        py_leave();
+        if (raised)
+            break;
+        result = channel_wait(ch, deadline);
+    }
+    if (result == CHANNEL_SIGNALLED || result == CHANNEL_LATE)
+        channel_abandon(ch);
+    py_enter();
+    pool_wait_end();
+    return result;
+}
+
+/* The handler ended while it had the call. */
+static void py_callback_ended(struct slice reason) {
+    struct etf at = {reason.data, reason.data + reason.len};
+    PyObject *why = py_decode(&at, "reason"), *class = PyUnicode_FromString("exit");
+    PyObject *stack = PyList_New(0);
+
+    if (why && class && stack)
+        py_error_raise("ErlangError", Py_NewRef(why), class, stack);
+    Py_XDECREF(stack);
+    Py_XDECREF(class);
+    Py_XDECREF(why);
+}
+
+/* One try: the value, or NULL with an exception, or without one and AGAIN. */
+static PyObject *py_callback_try(struct channel *ch, const struct py_callback *call,
+                                 enum py_callback_end *end) {
+    struct buf frame = {0};
+    PyObject *result = NULL;
+    enum channel_result got = CHANNEL_INTERRUPTED;
+
+    if (py_callback_ready(ch, call, end) && !py_thread_check_cancelled() &&
+        py_callback_put(&frame, channel_put(ch, &frame), call) == 0)
+        got = py_callback_run(ch, &frame, call->deadline);
+    buf_done(&frame);
+    if (PyErr_Occurred() || *end == PY_CALLBACK_AGAIN)
+        return NULL;
+    switch (got) {
+    case CHANNEL_ANSWERED:
+        result = py_callback_value(call, ch->answer);
+        break;
+    case CHANNEL_RETIRED:
+        *end = PY_CALLBACK_AGAIN;
+        break;
+    case CHANNEL_ENDED:
+        py_callback_ended(ch->answer);
+        break;
+    case CHANNEL_LATE:
+        py_callback_late(call);
+        break;
+    case CHANNEL_INTERRUPTED:
+        py_forget_raised();
+        PyErr_SetNone(py_interrupt_exception());
+        break;
+    default:
+        py_callback_lost(call->peer);
+        break;
+    }
+    return result;
+}
+
+/* Over the thread's channel to the node: NULL with an exception, or without one when the thread can
+ * have none and why is in e. */
+static PyObject *py_callback_own(const struct py_callback *call, bool force, struct err *e) {
+    PyObject *result = NULL;
+
+    for (int i = 0; i < PY_CALLBACK_TRIES; i++) {
+        enum py_callback_end end = PY_CALLBACK_DONE;
+        struct channel *ch = py_thread_channel(call->peer);
+
+        if (!ch)
+            ch = py_callback_connect(call, force, e);
+        if (!ch || py_thread_check_cancelled())
+            return NULL;
+        channel_begin(ch);
+        result = py_callback_try(ch, call, &end);
+        channel_end(ch);
+        if (ch->broken)
+            py_thread_drop(ch);
+        if (end == PY_CALLBACK_DONE)
+            return result;
+    }
+    py_callback_lost(call->peer);
+    return NULL;
+}
+
+/* Whichever way there is. A thread that can have no channel shares the node's own connection. */
+static PyObject *py_callback_any(const struct py_callback *call) {
+    struct conn *shared = home_conn_to(call->peer);
+    struct err e = {0};
+    PyObject *result = py_callback_own(call, !shared, &e);
+
+    if (result || PyErr_Occurred()) {
+        if (shared)
+            conn_unref(shared);
+        return result;
+    }
+    if (shared)
+        return py_callback_shared(shared, call);
+    if (call->deadline > 0 && clock_now() >= call->deadline)
+        py_callback_late(call);
+    else
+        py_callback_fail(PyUnicode_FromString(e.text));
+    return NULL;
+}
+
+PyObject *py_callback_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames) {
+    struct py_callback call;
+    PyObject *result;
 
     (void)self;
-    if (!PyArg_ParseTuple(args, "UO!O:call", &name, &PyList_Type, &list, &timeout) ||
-        py_callback_deadline(timeout, &deadline) < 0)
+    if (py_callback_parse(&call, "call", true, args, nargs, kwnames) < 0)
         return NULL;
-    conn = io_forked() ? NULL : home_conn(py_callback_conn);
-    if (conn)
-        return py_callback_run(conn, name, list, deadline);
-    py_callback_raise("ErlangError",
-                      PyUnicode_FromString(io_forked()
-                                               ? "this process is a fork of the node: only the "
-                                                 "node itself can call Erlang"
-                                               : "no Erlang node with the application pynode is "
-                                                 "attached"),
-                      NULL, NULL);
-    return NULL;
+    result = py_callback_any(&call);
+    Py_DECREF(call.args);
+    return result;
+}
+
+/* {py_cast, Name, Args} to the coordinator there. */
+PyObject *py_callback_cast(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames) {
+    struct py_callback call;
+    struct buf out = {0}, from = {0}, to = {0};
+    size_t begin;
+    int result;
+
+    (void)self;
+    if (py_callback_parse(&call, "cast", false, args, nargs, kwnames) < 0)
+        return NULL;
+    request_put_pid(&from, 0, 0);
+    etf_put_atom(&to, "py_coordinator");
+    begin = dist_begin(&out);
+    dist_put_reg_send(&out, (struct slice){from.data, from.len}, (struct slice){to.data, to.len});
+    etf_put_tuple(&out, 3);
+    etf_put_atom(&out, "py_cast");
+    result = py_callback_put(&out, begin, &call);
+    if (result == 0)
+        result = py_server_put(call.peer, &out);
+    Py_DECREF(call.args);
+    buf_done(&from);
+    buf_done(&to);
+    buf_done(&out);
+    return result == 0 ? Py_NewRef(Py_None) : NULL;
 }

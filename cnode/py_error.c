@@ -1,4 +1,4 @@
-/* py_error.c - a Python exception as an Erlang error: its reason and its stack trace. */
+/* py_error.c - a Python exception as an Erlang error, with its reason and stack trace, and back. */
 #include "config.h"
 
 #include "py_error.h"
@@ -242,6 +242,23 @@ void py_error_take(struct buf *reason, struct buf *stack, char *line, size_t siz
     Py_XDECREF(name);
     Py_XDECREF(exception);
     Py_XDECREF(trace);
+}
+
+void py_error_raise(const char *name, PyObject *reason, PyObject *class, PyObject *stack) {
+    PyObject *errors = PyImport_ImportModule("erlang.errors"), *type = NULL, *error = NULL;
+
+    if (errors && reason)
+        type = PyObject_GetAttrString(errors, name);
+    if (type && class)
+        error = PyObject_CallFunctionObjArgs(type, reason, class, stack, NULL);
+    else if (type)
+        error = PyObject_CallFunctionObjArgs(type, reason, NULL);
+    if (error)
+        PyErr_SetObject(type, error);
+    Py_XDECREF(error);
+    Py_XDECREF(type);
+    Py_XDECREF(errors);
+    Py_XDECREF(reason);
 }
 
 int py_error_init(void) {

@@ -3,6 +3,8 @@
 
 #include "py_interrupt.h"
 #include "callback.h"
+#include "channel.h"
+#include "mailbox.h"
 #include "pool.h"
 #include "py.h"
 
@@ -29,7 +31,9 @@ PyObject *py_interrupt_exception(void) {
 
 static void py_interrupt_worker(const struct exec_worker *w) {
     py_raise_in(w->python_id, py_interrupt_class);
-    callback_interrupt(w->python_id); /* there it sees no bytecode */
+    callback_interrupt(w->python_id); /* there, and below, it sees no bytecode */
+    channel_interrupt(w->python_id);
+    mailbox_interrupt(w->python_id);
 }
 
 static void py_interrupt_look(void) {

@@ -17,27 +17,35 @@
 #include "py_interrupt.h"
 #include "py_log.h"
 #include "py_server.h"
+#include "py_thread.h"
 #include "py_types.h"
 
 static const struct options *py_module_options;
 
 PyDoc_STRVAR(py_module_register_doc,
-             "register(name, obj)\n--\n\n"
+             "register(name[, obj])\n--\n\n"
              "Makes obj a server: messages to the name reach its methods, one after another.\n\n"
              "handle_call(request, caller) answers gen_server:call/2,3 with what it returns;\n"
-             "handle_cast(request) takes gen_server:cast/2, handle_info(message) all else.\n\n"
+             "handle_cast(request) takes gen_server:cast/2, handle_info(message) all else.\n"
+             "Without obj the name is that of the calling thread's own process: what is sent to it\n"
+             "is got by receive().\n\n"
              ">>> class Echo:\n"
              "...     def handle_call(self, request, caller):\n"
              "...         return request\n"
              ">>> register('echo_example', Echo())\n"
-             ">>> unregister('echo_example')\n");
+             ">>> unregister('echo_example')\n"
+             ">>> register('me_example')\n"
+             ">>> whereis('me_example') == self()\n"
+             "True\n"
+             ">>> unregister('me_example')\n");
 
 static PyObject *py_module_register(PyObject *self, PyObject *args) {
     const char *name;
-    PyObject *obj;
+    PyObject *obj = NULL;
 
     (void)self;
-    if (!PyArg_ParseTuple(args, "sO:register", &name, &obj) || py_server_register(name, obj) < 0)
+    if (!PyArg_ParseTuple(args, "s|O:register", &name, &obj) ||
+        (obj ? py_server_register(name, obj) : py_server_register_process(name)) < 0)
         return NULL;
     return Py_NewRef(Py_None);
 }
@@ -54,6 +62,85 @@ static PyObject *py_module_unregister(PyObject *self, PyObject *args) {
         return NULL;
     return Py_NewRef(Py_None);
 }
+
+PyDoc_STRVAR(py_module_whereis_doc, "whereis(name)\n--\n\n"
+                                    "The Pid of the process or object of that name, or None.\n\n"
+                                    ">>> whereis('nobody_example')\n");
+
+static PyObject *py_module_whereis(PyObject *self, PyObject *args) {
+    const char *name;
+
+    (void)self;
+    return PyArg_ParseTuple(args, "s:whereis", &name) ? py_server_whereis(name) : NULL;
+}
+
+PyDoc_STRVAR(
+    py_module_call_doc,
+    "call(name, *args, timeout=None, node=None)\n--\n\n"
+    "Calls an Erlang function and returns its value; this thread waits, others run meanwhile.\n\n"
+    "name is what the function was registered as, or 'module:function'; call('module', 'function',\n"
+    "[args]) is the same. It runs in the Erlang node whose request this thread serves, else in the\n"
+    "one that was attached first, or in node. ErlangError: the function failed, there is none, or the\n"
+    "connection was lost; erlang.TimeoutError: there is no answer after timeout seconds, and what\n"
+    "runs is killed.\n\n"
+    ">>> call('no_such_function', 1)\n"
+    "Traceback (most recent call last):\n"
+    "erlang.errors.ErlangError: no Erlang node with the application pynode is attached\n");
+
+PyDoc_STRVAR(py_module_cast_doc,
+             "cast(name, *args, node=None)\n--\n\n"
+             "Has Erlang run a function as call() does, and waits for nothing.\n\n"
+             ">>> cast('no_such_function', 1)\n"
+             "Traceback (most recent call last):\n"
+             "erlang.errors.ErlangError: no Erlang node with the application pynode is attached\n");
+
+PyDoc_STRVAR(py_module_self_doc,
+             "self()\n--\n\n"
+             "The Pid of the process that this thread is, or of the call that it serves.\n\n"
+             "Any process of the cluster can send to it, monitor it and link to it.\n\n"
+             ">>> self() == self()\n"
+             "True\n"
+             ">>> self().node == node()\n"
+             "True\n");
+
+PyDoc_STRVAR(py_module_receive_doc,
+             "receive(timeout=None)\n--\n\n"
+             "The next message to this thread's process; waits for one, others run meanwhile.\n\n"
+             "erlang.TimeoutError: none came in timeout seconds. Exit signals of what it is linked\n"
+             "to are messages ('EXIT', pid, reason), ends of what it monitors are\n"
+             "('DOWN', ref, 'process', pid_or_name, reason).\n\n"
+             ">>> send(self(), ('hello', 1))\n"
+             ">>> receive()\n"
+             "('hello', 1)\n"
+             ">>> receive(timeout=0)\n"
+             "Traceback (most recent call last):\n"
+             "erlang.errors.TimeoutError: no message in time\n");
+
+PyDoc_STRVAR(py_module_monitor_doc,
+             "monitor(target)\n--\n\n"
+             "Watches a Pid, a name of this node or (name, node), and returns a Ref.\n\n"
+             "When it ends, or is not there, this thread's process gets the message\n"
+             "('DOWN', ref, 'process', pid_or_name, reason).\n\n"
+             ">>> ref = monitor('nobody_example')\n"
+             ">>> message = receive()\n"
+             ">>> message[1] == ref, message[4]\n"
+             "(True, Atom('noproc'))\n");
+
+PyDoc_STRVAR(py_module_demonitor_doc,
+             "demonitor(ref)\n--\n\n"
+             "Watches no more; a message that has come already stays in the mailbox.\n\n"
+             ">>> demonitor(monitor(self()))\n");
+
+PyDoc_STRVAR(py_module_link_doc,
+             "link(pid)\n--\n\n"
+             "Links this thread's process and another: the end of one is told to the other.\n\n"
+             "To this process it comes as the message ('EXIT', pid, reason).\n\n"
+             ">>> link(self())\n"
+             ">>> unlink(self())\n");
+
+PyDoc_STRVAR(py_module_unlink_doc, "unlink(pid)\n--\n\n"
+                                   "Ends a link.\n\n"
+                                   ">>> unlink(self())\n");
 
 PyDoc_STRVAR(py_module_converter_doc,
              "register_converter(type, converter)\n--\n\n"
@@ -171,15 +258,27 @@ static PyObject *py_module_drain(PyObject *self, PyObject *unused) {
     return Py_NewRef(Py_None);
 }
 
+/* What takes keywords has another type than a PyCFunction, which the flags say. */
+#define PY_METHOD(function) (PyCFunction)(void (*)(void))(function)
+
 static PyMethodDef py_module_methods[] = {
     {"register", py_module_register, METH_VARARGS, py_module_register_doc},
     {"unregister", py_module_unregister, METH_VARARGS, py_module_unregister_doc},
     {"register_converter", py_module_converter, METH_VARARGS, py_module_converter_doc},
+    {"whereis", py_module_whereis, METH_VARARGS, py_module_whereis_doc},
+    {"call", PY_METHOD(py_callback_call), METH_FASTCALL | METH_KEYWORDS, py_module_call_doc},
+    {"cast", PY_METHOD(py_callback_cast), METH_FASTCALL | METH_KEYWORDS, py_module_cast_doc},
+    {"self", py_thread_self, METH_NOARGS, py_module_self_doc},
+    {"receive", PY_METHOD(py_thread_receive), METH_VARARGS | METH_KEYWORDS, py_module_receive_doc},
+    {"monitor", py_thread_monitor, METH_O, py_module_monitor_doc},
+    {"demonitor", py_thread_demonitor, METH_O, py_module_demonitor_doc},
+    {"link", py_thread_link, METH_O, py_module_link_doc},
+    {"unlink", py_thread_unlink, METH_O, py_module_unlink_doc},
     {"send", py_module_send, METH_VARARGS, py_module_send_doc},
     {"node", py_module_node, METH_NOARGS, py_module_node_doc},
     {"encode", py_module_encode, METH_O, py_module_encode_doc},
     {"decode", py_module_decode, METH_VARARGS, py_module_decode_doc},
-    {"_call", py_callback_call, METH_VARARGS, NULL},
+    {"_thread_failed", py_thread_failed, METH_O, NULL},
     {"_log", py_log_record, METH_VARARGS, NULL},
     {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},
     {"_leave", py_module_leave, METH_NOARGS, NULL},
@@ -237,7 +336,7 @@ int py_module_load(const struct options *o) {
     snprintf(py_encode_settings.none_atom, sizeof py_encode_settings.none_atom, "%s", o->none_atom);
     procs_init(py_defer);
     module = PyImport_ImportModule("_erlang");
-    if (!module || py_call_init(o) < 0 || py_error_init() < 0 || py_log_init() < 0) {
+    if (!module || py_thread_init() < 0 || py_call_init(o) < 0 || py_error_init() < 0 || py_log_init() < 0) {
         Py_XDECREF(module);
         return -1;
     }

@@ -5,9 +5,11 @@
 #include "handshake.h"
 #include "io.h"
 #include "node.h"
+#include "process.h"
 #include "py.h"
 #include "py_decode.h"
 #include "py_encode.h"
+#include "py_thread.h"
 #include "py_types.h"
 #include "route.h"
 
@@ -52,14 +54,34 @@ static bool py_server_replace(const char *name, PyObject *obj) {
     return old != NULL;
 }
 
-int py_server_register(const char *name, PyObject *obj) {
-    if (!py_server_check_process())
-        return -1;
+/* Names that cannot be given: those that are always there, and none. */
+static int py_server_check_name(const char *name) {
     if (*name == '\0' || strcmp(name, "rex") == 0 || strcmp(name, "net_kernel") == 0 ||
         strcmp(name, "pynode") == 0) {
         PyErr_Format(PyExc_ValueError, "the name '%s' cannot be registered", name);
         return -1;
     }
+    return 0;
+}
+
+int py_server_register_process(const char *name) {
+    struct proc *p = py_thread_process();
+
+    if (!p || py_server_check_name(name) < 0)
+        return -1;
+    if (p->mailbox && procs_set_name(p, name))
+        return 0;
+    if (!p->mailbox)
+        PyErr_SetString(PyExc_ValueError, "what runs here is a registered object, with its name");
+    else
+        PyErr_Format(PyExc_ValueError,
+                     "the name '%s' is registered already, or the process has another name", name);
+    return -1;
+}
+
+int py_server_register(const char *name, PyObject *obj) {
+    if (!py_server_check_process() || py_server_check_name(name) < 0)
+        return -1;
     if (!procs_register(name, Py_NewRef(obj))) {
         Py_DECREF(obj);
         if (py_server_replace(name, obj))
@@ -89,10 +111,24 @@ int py_server_unregister(const char *name) {
         return 0;
     }
     py_leave();
-    route_unregistered(p, "normal");
+    process_unregistered(p, name, "normal");
     proc_unref(p);
     py_enter();
     return 0;
+}
+
+PyObject *py_server_whereis(const char *name) {
+    struct proc *p = procs_find_name((struct slice){(const uint8_t *)name, strlen(name)});
+    struct buf pid = {0};
+    PyObject *obj;
+
+    if (!p)
+        return Py_NewRef(Py_None);
+    request_put_pid(&pid, p->id, p->serial);
+    obj = py_types_opaque(PY_TYPES_PID, (struct slice){pid.data, pid.len});
+    buf_done(&pid);
+    proc_unref(p);
+    return obj;
 }
 
 PyObject *py_server_handle(const struct request *r) {
@@ -126,14 +162,14 @@ PyObject *py_server_handle(const struct request *r) {
 
 void py_server_handled(const struct request *r) {
     if (r->target && atomic_exchange(&r->target->ended, false))
-        route_unregistered(r->target, "normal");
+        process_unregistered(r->target, r->target->name, "normal");
 }
 
 /* Sending. */
 
 /* Puts a frame to a remote process into the outbox of its node's connection, and waits while that
  * holds too much, as the BEAM suspends who sends to a busy node. frame is emptied. */
-static int py_server_put(const char *peer, struct buf *frame) {
+int py_server_put(const char *peer, struct buf *frame) {
     struct err e = {0};
     struct conn *c;
 
@@ -163,6 +199,25 @@ static int py_server_put(const char *peer, struct buf *frame) {
     return -1;
 }
 
+/* To a process of this node that has a mailbox, or a request. */
+static int py_server_deliver_bytes(struct proc *p, uint32_t id, uint32_t serial, PyObject *term) {
+    struct buf bytes = {0};
+    struct slice message;
+    int result = py_encode(&bytes, term, "message");
+
+    message = (struct slice){bytes.data, bytes.len};
+    if (result == 0 && !p)
+        process_send_request(id, serial, message); /* to nobody: as on the BEAM */
+    else if (result == 0 && !process_send(p, message, false)) {
+        PyErr_SetString(PyExc_BlockingIOError, "the process's mailbox is full");
+        result = -1;
+    }
+    if (p)
+        proc_unref(p);
+    buf_done(&bytes);
+    return result;
+}
+
 /* To a registered object of this node, without a connection. */
 static int py_server_deliver(struct proc *p, PyObject *term) {
     struct dist_msg msg = {.op = DIST_SEND};
@@ -170,6 +225,8 @@ static int py_server_deliver(struct proc *p, PyObject *term) {
     struct frame frame;
     bool taken;
 
+    if (p->mailbox)
+        return py_server_deliver_bytes(p, 0, 0, term);
     if (py_encode(&bytes, term, "message") < 0) {
         buf_done(&bytes);
         proc_unref(p);
@@ -233,7 +290,12 @@ static int py_server_send_pid(PyObject *pid, struct slice bytes, PyObject *term)
 
     if (name && strcmp(name, node_name()) == 0) {
         p = request_own_pid(bytes, &id, &serial) ? procs_find_pid(id, serial) : NULL;
-        result = p ? py_server_deliver(p, term) : 0; /* to nobody: as on the BEAM */
+        if (p)
+            result = py_server_deliver(p, term);
+        else if (request_own_pid(bytes, &id, &serial))
+            result = py_server_deliver_bytes(NULL, id, serial, term);
+        else
+            result = 0; /* of an earlier life of this node's */
     } else if (name) {
         size_t begin = dist_begin(&out);
 

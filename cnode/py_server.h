@@ -13,6 +13,12 @@
 int py_server_register(const char *name, PyObject *obj);
 int py_server_unregister(const char *name);
 
+/* Gives the process that this thread is the name: 0, or -1 with an exception. */
+int py_server_register_process(const char *name);
+
+/* The Pid of that name, or None: new reference. */
+PyObject *py_server_whereis(const char *name);
+
 /* While this thread loads the module of that name anew (borrowed; NULL: no more), an object that it
  * registers takes the place of one of the same name whose class is of that module. */
 void py_server_set_reloading(PyObject *module);
@@ -28,5 +34,10 @@ void py_server_handled(const struct request *r);
 /* Sends a term to a Pid, a name of this node, or (name, node); connects when needed: 0, or -1
  * with an exception. Leaves Python while it connects. */
 int py_server_send(PyObject *dest, PyObject *term);
+
+/* Puts a frame to a remote process into the outbox of its node's connection, which is made if there is
+ * none, and waits while that holds too much, as the BEAM suspends who sends to a busy node; outside
+ * Python. Empties frame: 0, or -1 with an exception. */
+int py_server_put(const char *peer, struct buf *frame);
 
 #endif

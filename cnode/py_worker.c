@@ -14,6 +14,7 @@
 #include "py_error.h"
 #include "py_interrupt.h"
 #include "py_server.h"
+#include "py_thread.h"
 #include "route.h"
 #include "stats.h"
 
@@ -175,6 +176,7 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_wo
     bool wanted;
 
     py_callback_set_conn(r->conn);
+    py_thread_serve(r);
     result = py_worker_call(w, r);
     py_callback_set_conn(NULL);
     if (io_forked()) /* the call has forked and come back twice: here is no node to serve */
@@ -208,6 +210,7 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_wo
         etf_put_atom(&exit, "normal");
     exec_finish(w, r);
     route_ended(r, py_worker_slice(&exit));
+    py_thread_served(py_worker_slice(&exit));
     buf_done(&exit);
 }
 

@@ -11,13 +11,14 @@
 static struct {
     char *node;
     uint32_t creation;
-    _Atomic uint64_t next_pid;
+    _Atomic uint64_t next_pid, next_ref;
 } request_self;
 
 void request_init(const char *node, uint32_t creation) {
     request_self.node = xstrdup(node);
     request_self.creation = creation;
     atomic_store(&request_self.next_pid, 1);
+    atomic_store(&request_self.next_ref, 1);
 }
 
 void request_new_pid(uint32_t *id, uint32_t *serial) {
@@ -25,6 +26,13 @@ void request_new_pid(uint32_t *id, uint32_t *serial) {
 
     *id = (uint32_t)(n & 0x0fffffff);
     *serial = (uint32_t)(n >> 28) + 1;
+}
+
+void request_new_ref(struct buf *out) {
+    uint64_t n = atomic_fetch_add_explicit(&request_self.next_ref, 1, memory_order_relaxed);
+    const uint32_t ids[3] = {(uint32_t)(n & 0x3ffff), (uint32_t)(n >> 18), (uint32_t)(n >> 50)};
+
+    etf_put_ref(out, request_self.node, request_self.creation, ids, 3);
 }
 
 void request_put_pid(struct buf *out, uint32_t id, uint32_t serial) {

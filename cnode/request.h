@@ -104,6 +104,9 @@ struct slice request_tag_alias(struct slice tag);
 /* A new pid for a process of ours, none of the last 2^32. */
 void request_new_pid(uint32_t *id, uint32_t *serial);
 
+/* A new reference of this node, as a term. */
+void request_new_ref(struct buf *out);
+
 /* The pid of a process of ours, as a term; and back: whether the term is one of this node's. */
 void request_put_pid(struct buf *out, uint32_t id, uint32_t serial);
 bool request_own_pid(struct slice pid, uint32_t *id, uint32_t *serial);

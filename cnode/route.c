@@ -9,6 +9,7 @@
 #include "control.h"
 #include "io.h"
 #include "log.h"
+#include "process.h"
 #include "stats.h"
 
 #include <stdlib.h>
@@ -61,74 +62,27 @@ static void route_free(struct request *r) {
     request_free(r);
 }
 
-/* Tells the watchers in list that what they watch has ended with reason, and frees the list. */
-static void route_tell(struct watch *list, struct slice reason) {
-    struct buf out = {0};
-    struct watch *next;
-
-    for (; list; list = next) {
-        size_t begin = dist_begin(&out);
-
-        next = list->next;
-        if (list->link)
-            dist_put_exit(&out, list->to, list->from);
-        else
-            dist_put_monitor_exit(&out, list->to, list->from, list->ref);
-        etf_put_slice(&out, reason);
-        route_send(list->conn, &out, begin);
-        io_flush(list->conn);
-        conn_unref(list->conn);
-        free(list);
-    }
-    buf_done(&out);
-}
-
-/* Drops one watch; each holds a reference to its connection. */
-static bool route_unwatch(struct conn *c, struct slice from, struct slice to, struct slice ref) {
-    if (!procs_unwatch(c, from, to, ref))
-        return false;
-    conn_unref(c);
-    return true;
-}
-
 void route_told(const struct request *r) {
     if (r->kind == REQUEST_SERVER_CALL && r->ref.data)
-        route_unwatch(r->conn, r->from, r->to, r->ref);
+        process_forget(r->conn, r->from, r->to, r->ref);
 }
 
+/* The process that a request was has ended, with its mailbox if it has got one. */
 static void route_pid_ended(uint32_t id, uint32_t serial, struct slice reason) {
-    struct buf pid = {0};
+    struct proc *p = procs_processes() > 0 ? procs_find_pid(id, serial) : NULL;
 
-    request_put_pid(&pid, id, serial);
-    route_tell(procs_end((struct slice){pid.data, pid.len}), reason);
-    buf_done(&pid);
-}
-
-void route_process_ended(uint32_t id, uint32_t serial) {
-    struct buf why = {0};
-
-    if (!procs_watched())
-        return;
-    etf_put_atom(&why, "normal");
-    route_pid_ended(id, serial, (struct slice){why.data, why.len});
-    buf_done(&why);
+    if (p) {
+        process_ended(p, reason);
+        proc_unref(p);
+    } else {
+        process_pid_ended(id, serial, reason);
+    }
 }
 
 void route_ended(struct request *r, struct slice reason) {
-    if (r->pid_id && procs_watched())
+    if (r->pid_id)
         route_pid_ended(r->pid_id, r->pid_serial, reason);
     route_free(r);
-}
-
-void route_unregistered(struct proc *p, const char *reason) {
-    struct buf name = {0}, why = {0};
-
-    etf_put_atom(&name, p->name);
-    etf_put_atom(&why, reason);
-    route_tell(procs_end((struct slice){name.data, name.len}), (struct slice){why.data, why.len});
-    route_pid_ended(p->id, p->serial, (struct slice){why.data, why.len});
-    buf_done(&name);
-    buf_done(&why);
 }
 
 /* A request that was taken off the queue: nobody is told but who watches its process. */
@@ -177,8 +131,7 @@ void route_closed(struct conn *c) {
 
     home_closed(c);
     callback_closed(c);
-    for (int n = procs_forget_conn(c); n > 0; n--)
-        conn_unref(c);
+    process_closed(c);
     for (r = exec_cancel_conn(c); r; r = next) {
         next = r->next;
         route_cancelled(r);
@@ -241,11 +194,17 @@ void route_request(struct conn *c, struct request *r) {
     route_push(c, r);
 }
 
-/* Delivers a message to a registered object. */
+/* Delivers a message to a process that has a mailbox, or to a registered object. Takes p. */
 static void route_to_proc(struct conn *c, struct proc *p, const struct dist_msg *msg,
                           struct frame *frame) {
-    struct request *r = request_from_server(msg, frame);
+    struct request *r;
 
+    if (p->mailbox) {
+        process_send(p, msg->payload, false);
+        proc_unref(p);
+        return;
+    }
+    r = request_from_server(msg, frame);
     r->target = p;
     r->lane = &p->lane;
     route_push(c, r);
@@ -270,24 +229,6 @@ bool route_deliver(struct proc *p, const struct dist_msg *msg, struct frame *fra
 
 static struct slice route_slice(const struct buf *b) {
     return (struct slice){b->data, b->len};
-}
-
-/* The exit signal of a process that a registered object is linked to, or that was sent with
- * exit/2, comes as the message {'EXIT', From, Reason}, as to a process that traps exits. */
-static void route_exit_message(struct conn *c, struct proc *p, const struct dist_msg *msg) {
-    struct dist_msg info = {.op = DIST_SEND, .to = msg->to};
-    struct buf term = {0};
-    struct frame frame;
-
-    etf_put_tuple(&term, 3);
-    etf_put_atom(&term, "EXIT");
-    etf_put_slice(&term, msg->from);
-    etf_put_slice(&term, msg->reason);
-    info.payload = route_slice(&term);
-    info.to = (struct slice){0};
-    frame = (struct frame){term.data, term.len, true};
-    route_to_proc(c, p, &info, &frame);
-    free(frame.data);
 }
 
 /* Asked whether it is the node it claims to be: net_adm:ping/1. */
@@ -395,7 +336,7 @@ static void route_to_name(struct conn *c, const struct dist_msg *msg, struct fra
         stats_add(STATS_DROPPED, 1);
 }
 
-/* The registered object that a pid of ours belongs to: counted, or NULL. */
+/* The proc that a pid of ours belongs to: counted, or NULL. */
 static struct proc *route_proc_of_pid(struct slice pid) {
     uint32_t id, serial;
 
@@ -406,12 +347,16 @@ static void route_to_pid(struct conn *c, const struct dist_msg *msg, struct fram
     uint32_t id, serial;
     struct proc *p;
 
-    if (request_own_pid(msg->to, &id, &serial) && callback_answer(id, serial, msg->payload))
+    if (!request_own_pid(msg->to, &id, &serial)) {
+        stats_add(STATS_DROPPED, 1);
         return;
-    p = route_proc_of_pid(msg->to);
+    }
+    if (callback_answer(id, serial, msg->payload))
+        return;
+    p = procs_find_pid(id, serial);
     if (p)
         route_to_proc(c, p, msg, frame);
-    else
+    else if (!process_send_request(id, serial, msg->payload))
         stats_add(STATS_DROPPED, 1);
 }
 
@@ -431,98 +376,33 @@ static void route_spawn(struct conn *c, const struct dist_msg *msg, struct frame
     buf_done(&why);
 }
 
-/* Whether a name or pid of ours is there to be watched. What is always there (rex, net_kernel)
- * needs no watch: its end is the connection's. */
-static bool route_is_alive(struct slice to, bool *always) {
-    struct etf at = {to.data, to.data + to.len};
-    struct proc *p = NULL;
-    struct slice name;
-    uint32_t id, serial;
-
-    *always = false;
-    if (etf_get_atom(&at, &name) == 0) {
-        *always = etf_atom_is(name, "rex") || etf_atom_is(name, "net_kernel") ||
-                  etf_atom_is(name, "pynode");
-        if (*always)
-            return true;
-        p = procs_find_name(name);
-    } else if (request_own_pid(to, &id, &serial)) {
-        if (exec_alive(id, serial) || callback_alive(id, serial))
-            return true;
-        p = procs_find_pid(id, serial);
-    }
-    if (p)
-        proc_unref(p);
-    return p != NULL;
-}
-
-/* Begins to watch first and looks then, so that an end in between is not missed: if the watch
- * is gone by then, whoever ended it has told the watcher. */
-static void route_watch(struct conn *c, const struct dist_msg *msg) {
-    bool always;
-    size_t begin;
-
-    if (route_is_alive(msg->to, &always) && always)
-        return;
-    procs_watch(conn_ref(c), msg->from, msg->to, msg->ref);
-    if (route_is_alive(msg->to, &always) || !route_unwatch(c, msg->from, msg->to, msg->ref))
-        return;
-    begin = dist_begin(&route.out);
-    if (msg->op == DIST_MONITOR) {
-        dist_put_monitor_exit(&route.out, msg->to, msg->from, msg->ref);
-        etf_put_atom(&route.out, "noproc");
-    } else {
-        dist_put_noproc(&route.out, msg->to, msg->from);
-    }
-    route_send(c, &route.out, begin);
-}
-
 /* A caller that no longer waits says so by dropping its monitor. */
 static void route_demonitor(struct conn *c, const struct dist_msg *msg) {
     struct request *r;
 
-    route_unwatch(c, msg->from, msg->to, msg->ref);
+    process_forget(c, msg->from, msg->to, msg->ref);
     r = exec_cancel(c, msg->ref);
     if (r)
         route_cancelled(r);
 }
 
-static void route_unlink(struct conn *c, const struct dist_msg *msg) {
-    size_t begin;
-
-    route_unwatch(c, msg->from, msg->to, (struct slice){0});
-    if (msg->op == DIST_UNLINK)
-        return;
-    begin = dist_begin(&route.out);
-    dist_put_unlink_ack(&route.out, msg->id, msg->to, msg->from);
-    route_send(c, &route.out, begin);
+/* Whether an exit signal is a message to p: it is an object or a thread, or a request whose function
+ * has asked which process it is. Such a process traps exits; but kill ends a request in any case. */
+static bool route_traps_exit(const struct proc *p, bool kill) {
+    return !p->mailbox || !exec_alive(p->id, p->serial) || (atomic_load(&p->claimed) && !kill);
 }
 
-/* exit(Pid, normal) from elsewhere does nothing; kill is seen by others as killed. */
-static void route_exit(struct conn *c, const struct dist_msg *msg) {
-    struct etf at = {msg->reason.data, msg->reason.data + msg->reason.len};
-    struct slice name = {0}, reason = msg->reason;
-    struct request *r;
-    struct proc *p = route_proc_of_pid(msg->to);
+/* An exit signal to a request: nobody waits for it any more. Normal, from elsewhere, does nothing; kill
+ * is seen by others as killed. */
+static void route_exit_request(uint32_t id, uint32_t serial, struct slice reason, bool kill) {
     struct buf killed = {0};
-    uint32_t id, serial;
-    bool atom = etf_get_atom(&at, &name) == 0;
+    struct request *r;
 
-    if (msg->op == DIST_EXIT)
-        route_unwatch(c, msg->from, msg->to, (struct slice){0});
-    if (p) {
-        route_exit_message(c, p, msg);
+    if (!exec_alive(id, serial))
         return;
-    }
-    if (!request_own_pid(msg->to, &id, &serial) || (atom && etf_atom_is(name, "normal")))
-        return;
-    if (msg->op == DIST_EXIT2 && atom && etf_atom_is(name, "kill")) {
+    if (kill) {
         etf_put_atom(&killed, "killed");
         reason = route_slice(&killed);
-    }
-    if (!exec_alive(id, serial)) {
-        buf_done(&killed);
-        return;
     }
     r = exec_exit(id, serial, reason, route_put);
     route_pid_ended(id, serial, reason);
@@ -531,6 +411,25 @@ static void route_exit(struct conn *c, const struct dist_msg *msg) {
         route_free(r);
     }
     buf_done(&killed);
+}
+
+static void route_exit(struct conn *c, const struct dist_msg *msg) {
+    struct etf at = {msg->reason.data, msg->reason.data + msg->reason.len};
+    struct slice name = {0};
+    struct proc *p = route_proc_of_pid(msg->to);
+    bool atom = etf_get_atom(&at, &name) == 0, link = msg->op == DIST_EXIT;
+    bool kill = !link && atom && etf_atom_is(name, "kill");
+    bool linked = link && process_forget(c, msg->from, msg->to, (struct slice){0});
+    uint32_t id, serial;
+
+    if (p && route_traps_exit(p, kill)) {
+        if (linked || !link || !p->mailbox) /* else it was unlinked meanwhile */
+            process_exit(p, msg, linked);
+    } else if (request_own_pid(msg->to, &id, &serial) && !(atom && etf_atom_is(name, "normal"))) {
+        route_exit_request(id, serial, msg->reason, kill);
+    }
+    if (p)
+        proc_unref(p);
 }
 
 /* Answers a tick, but not two within a moment: two nodes of this kind would never end. */
@@ -560,14 +459,18 @@ static void route_message(struct conn *c, const struct dist_msg *msg, struct fra
         break;
     case DIST_MONITOR:
     case DIST_LINK:
-        route_watch(c, msg);
+        process_watch(c, msg);
+        break;
+    case DIST_MONITOR_EXIT:
+        if (!process_down(c, msg))
+            stats_add(STATS_DROPPED, 1);
         break;
     case DIST_DEMONITOR:
         route_demonitor(c, msg);
         break;
     case DIST_UNLINK:
     case DIST_UNLINK_ID:
-        route_unlink(c, msg);
+        process_unlink(c, msg);
         break;
     case DIST_EXIT:
     case DIST_EXIT2:

@@ -22,14 +22,8 @@ void route_closed(struct conn *c);
 /* A request has ended: tells who watches its process beside the caller, and frees it. */
 void route_ended(struct request *r, struct slice reason);
 
-/* The same of a process of ours that was no request. Any thread. */
-void route_process_ended(uint32_t id, uint32_t serial);
-
 /* r is answered through its caller's own monitor, which is gone with that. */
 void route_told(const struct request *r);
-
-/* A registered name is taken away: its watchers get DOWN with reason (an atom's text). */
-void route_unregistered(struct proc *p, const char *reason);
 
 /* Delivers a message of this node's own to p (taken): false when the queue is full. */
 bool route_deliver(struct proc *p, const struct dist_msg *msg, struct frame *frame);

@@ -19,6 +19,7 @@ static const char *const stats_names[STATS_END] = {
     [STATS_PINGS] = "pings",
     [STATS_CONNECTS] = "connects",
     [STATS_HANDSHAKES_FAILED] = "handshakes_failed",
+    [STATS_MAILBOX_DROPPED] = "mailbox_dropped",
     [STATS_LEAD_TAKEN] = "lead_taken",
 };
 

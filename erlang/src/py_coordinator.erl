@@ -8,7 +8,9 @@
 %%      {node_exited, Node, How}               cast of py_port: it has ended, {status | signal, N}
 %%      {node_given_up, Name, Node, Report}    cast of py_port: it is not started again
 %%      {py_hello, Node}                       message of a node that was started elsewhere
-%%      {py_call, From, Name, Args}            message of a Python thread: erlang.call
+%%      {py_thread, From}                      message of a Python thread: it wants a handler
+%%      {py_call, From, Name, Args}            the same: erlang.call without one
+%%      {py_cast, Name, Args}                  the same: erlang.cast
 -module(py_coordinator).
 
 -behaviour(gen_server).
@@ -103,6 +105,7 @@ call(Request, Timeout) ->
 init(Options) ->
     process_flag(trap_exit, true),
     [py_table:set_nodes(Key, []) || Key <- py_table:keys()],
+    py_table:set_may_call(maps:get(python_may_call, Options)),
     Wishes = py_table:wishes(),
     {ok, #s{options = Options,
             wanted = maps:from_list([{Node, ?RETRY_MIN} || {Node, connect} <- Wishes]),
@@ -216,8 +219,14 @@ handle_info({py_hello, Node}, S = #s{nodes = Nodes, left = Left}) when is_atom(N
         _ when is_map_key(Node, Left) -> {noreply, S};
         _ -> {noreply, attach(Node, hello, [], S)}
     end;
+handle_info({py_thread, From}, S) when is_pid(From) ->
+    py_handler_sup:start_thread(From),
+    {noreply, S};
 handle_info({py_call, From, Name, Args}, S) when is_pid(From), is_binary(Name), is_list(Args) ->
-    py_handler_sup:start_handler(From, Name, Args),
+    py_handler_sup:start_call(From, Name, Args),
+    {noreply, S};
+handle_info({py_cast, Name, Args}, S) when is_binary(Name), is_list(Args) ->
+    py_handler_sup:start_cast(Name, Args),
     {noreply, S};
 handle_info({'DOWN', Monitor, process, Pid, Reason}, S = #s{nodes = Nodes}) ->
     case [Node || {Node, #node{monitor = M}} <- maps:to_list(Nodes), M =:= Monitor] of

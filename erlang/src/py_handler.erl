@@ -1,41 +1,81 @@
 %% @private
-%% py_handler - runs one function that Python has called, and answers.
+%% py_handler - runs functions that Python has called, and answers.
 %%
-%% The answer is a message to the process that Python's thread is:
+%% That of a thread lives as long as the thread's connection, to which it is linked, and runs one call after
+%% another in itself. The thread sends it
 %%
-%%      {py_reply, ok, Value, []}
-%%      {py_reply, error | exit | throw, Reason, Stack}
-%%      {py_reply, not_registered, Name, []}
+%%      {py_call, Tag, Name, Args}
 %%
-%% The function runs in a process of its own, so that there is an answer also if that is killed. When nobody
-%% waits for the answer any more (a time limit has passed, the node has gone) it is killed.
+%% and gets, after a first {py_handler, Pid},
+%%
+%%      {py_reply, Tag, Class, Value, Stack}
+%%
+%% Class being ok, error, exit, throw or not_registered. A function that leaves something behind (a link, a
+%% monitor, an entry of the process dictionary, messages to come) must not meddle with the next one: the
+%% handler then ends as {shutdown, retired}, and the thread asks for another one.
+%%
+%% One of a single call answers {py_reply, Class, Value, Stack}. There the function runs in a process of its
+%% own, so that there is an answer also if that is killed; when nobody waits for it any more it is killed.
 -module(py_handler).
 
--export([start_link/3, init/3]).
+-export([start_thread/2, start_call/3, start_cast/2]).
 
 -define(WATCHED, 40). % ms after which Python's thread is monitored, which costs messages both ways
 
--spec start_link(pid(), binary(), list()) -> {ok, pid()}.
-start_link(From, Name, Args) ->
-    {ok, proc_lib:spawn_link(?MODULE, init, [From, Name, Args])}.
+-type outcome() :: {ok | error | exit | throw | not_registered, term(), list()}.
 
--spec init(pid(), binary(), list()) -> ok.
-init(From, Name, Args) ->
-    case py_table:function(Name) of
-        undefined -> answer(From, {not_registered, Name, []});
-        Function -> run(From, Function, Args)
+-spec start_thread(pid(), pid()) -> pid().
+start_thread(Parent, From) ->
+    spawn_link(fun() -> init_thread(Parent, From) end).
+
+-spec start_call(pid(), binary(), list()) -> pid().
+start_call(From, Name, Args) ->
+    spawn_link(fun() -> init_call(From, Name, Args) end).
+
+-spec start_cast(binary(), list()) -> pid().
+start_cast(Name, Args) ->
+    spawn_link(fun() -> init_cast(Name, Args) end).
+
+%%% ------------------------------------------------------------------ of a thread
+
+init_thread(Parent, From) ->
+    link(From),
+    answer(From, {py_handler, self()}),
+    loop(Parent, From).
+
+%% Messages that a function has left to come are nobody's.
+loop(Parent, From) ->
+    receive
+        {py_call, Tag, Name, Args} ->
+            {Class, Value, Stack} = run(Name, Args),
+            answer(From, {py_reply, Tag, Class, Value, Stack}),
+            is_clean(Parent, From) orelse exit({shutdown, retired}),
+            loop(Parent, From);
+        _ ->
+            loop(Parent, From)
+    end.
+
+%% Whether this process is as it was before the call.
+is_clean(Parent, From) ->
+    case process_info(self(), [links, monitors, dictionary, trap_exit]) of
+        [{links, [_, _] = Links}, {monitors, []}, {dictionary, []}, {trap_exit, false}] ->
+            lists:member(Parent, Links) andalso lists:member(From, Links);
+        _ ->
+            false
     end.
 
 %% Does not connect anew to a node that has gone.
-answer(From, {Class, Value, Stack}) ->
-    erlang:send(From, {py_reply, Class, Value, Stack}, [noconnect]),
+answer(From, Message) ->
+    erlang:send(From, Message, [noconnect]),
     ok.
 
-run(From, Function, Args) ->
+%%% ------------------------------------------------------------------ of one call
+
+init_call(From, Name, Args) ->
     process_flag(trap_exit, true), % the function goes with this process, not the other way round
-    {Pid, Monitor} = spawn_opt(fun() -> exit({py_reply, apply_to(Function, Args)}) end, [link, monitor]),
+    {Pid, Monitor} = spawn_opt(fun() -> exit({py_reply, run(Name, Args)}) end, [link, monitor]),
     receive
-        {'DOWN', Monitor, process, Pid, Reason} -> answer(From, outcome(Reason))
+        {'DOWN', Monitor, process, Pid, Reason} -> answer_call(From, Reason)
     after ?WATCHED ->
             run_long(From, Pid, Monitor)
     end.
@@ -44,23 +84,93 @@ run_long(From, Pid, Monitor) ->
     Caller = erlang:monitor(process, From),
     receive
         {'DOWN', Monitor, process, Pid, Reason} ->
-            answer(From, outcome(Reason));
+            answer_call(From, Reason);
         {'DOWN', Caller, process, From, _} ->
             exit(Pid, kill),
             ok
     end.
 
-outcome({py_reply, Outcome}) -> Outcome;
-outcome(Reason) -> {exit, Reason, []}.
+answer_call(From, {py_reply, {Class, Value, Stack}}) ->
+    answer(From, {py_reply, Class, Value, Stack});
+answer_call(From, Reason) ->
+    answer(From, {py_reply, exit, Reason, []}).
 
-apply_to(Function, Args) ->
+%%% ------------------------------------------------------------------ without an answer
+
+init_cast(Name, Args) ->
+    case run(Name, Args) of
+        {ok, _, _} -> ok;
+        {Class, Reason, Stack} ->
+            logger:warning("py_handler: erlang.cast of ~ts from Python: ~ts: ~tp~n~tp", [Name, Class, Reason, Stack])
+    end.
+
+%%% ------------------------------------------------------------------ the function
+
+-spec run(binary(), list()) -> outcome().
+run(Name, Args) ->
     try
-        case Function of
+        case py_table:function(Name) of
+            undefined -> run_exported(Name, Args);
             {M, F} -> {ok, apply(M, F, Args), []};
-            _ -> {ok, Function(Args), []}
+            Function -> {ok, Function(Args), []}
         end
     catch
         Class:Reason:Stack -> {Class, Reason, printable(Stack)}
+    end.
+
+%% What is not registered may be a function that a module exports, if Python may call it.
+run_exported(Name, Args) ->
+    case exported(Name, Args) of
+        {M, F, A} ->
+            case may_call(M, F, py_table:may_call()) of
+                true -> {ok, apply(M, F, A), []};
+                false -> {error, {not_allowed, {M, F}}, []}
+            end;
+        undefined ->
+            {not_registered, Name, []}
+    end.
+
+may_call(_, _, all) -> true;
+may_call(_, _, registered) -> false;
+may_call(M, F, List) -> lists:member(M, List) orelse lists:member({M, F}, List).
+
+%% 'module:function' with its arguments, or 'module' with function and arguments.
+exported(Name, Args) ->
+    case {binary:split(Name, <<":">>), Args} of
+        {[M, F], _} -> exported(M, F, Args);
+        {[M], [F, A]} when is_binary(F), is_list(A) -> exported(M, F, A);
+        {[M], [F, A]} when is_atom(F), is_list(A) -> exported(M, atom_to_binary(F), A);
+        _ -> undefined
+    end.
+
+%% Makes atoms only of names that some module has.
+exported(M, F, Args) ->
+    case module(M) of
+        undefined -> undefined;
+        Module ->
+            try {Module, binary_to_existing_atom(F), Args}
+            catch error:badarg -> undefined
+            end
+    end.
+
+module(Name) ->
+    try binary_to_existing_atom(Name) of
+        Module -> loaded(Module)
+    catch
+        error:badarg -> find(Name)
+    end.
+
+find(Name) ->
+    case code:where_is_file(binary_to_list(Name) ++ ".beam") of
+        non_existing -> undefined;
+        _ -> loaded(binary_to_atom(Name))
+    end.
+
+loaded(Module) ->
+    case erlang:module_loaded(Module) orelse code:ensure_loaded(Module) of
+        true -> Module;
+        {module, Module} -> Module;
+        {error, _} -> undefined
     end.
 
 %% A stack for a reader: frames may hold arguments that have no form in Python.

@@ -9,13 +9,17 @@
 -compile({no_auto_import, [nodes/1]}).
 
 -export([app_env/1, nodes/1, args/1]).
--export_type([env/0, spec/0, restart/0, bad_option/0]).
+-export_type([env/0, spec/0, restart/0, may_call/0, bad_option/0]).
 
 -type bad_option() :: {error, {bad_option, term()}}.
 
 -type env() :: #{nodes := [spec()],
                  distribution := auto | required,
+                 python_may_call := may_call(),
                  program := string() | undefined}.
+
+%% What Python may call beside the registered functions.
+-type may_call() :: all | registered | [module() | {module(), atom()}].
 
 %% One node: `name' is what the nodes of one map share, `alive' the part before the @. A key that
 %% was not given and has no default is not there.
@@ -33,6 +37,8 @@
                   queue_size => pos_integer(),
                   max_frame => pos_integer(),
                   max_atoms => pos_integer(),
+                  max_connections => non_neg_integer(),
+                  mailbox_size => pos_integer(),
                   strings => utf8 | bytes,
                   none_atom => none | undefined | nil,
                   unconvertible => error | str,
@@ -57,6 +63,7 @@
 -define(FRAME_MAX, 2147483647).
 -define(ATOMS_MAX, 16777216).
 -define(QUEUE_MAX, 10000000).
+-define(CONNECTIONS_MAX, 16384).
 -define(DAY, 86400).
 -define(ALIVE_MAX, 200).
 
@@ -68,7 +75,7 @@
 %% '''
 -spec app_env([{atom(), term()}]) -> {ok, env()} | bad_option().
 app_env(Env) ->
-    Default = #{nodes => [#{}], distribution => auto, program => undefined},
+    Default = #{nodes => [#{}], distribution => auto, python_may_call => all, program => undefined},
     checked(fun app_option/2, maps:merge(Default, maps:remove(included_applications, maps:from_list(Env)))).
 
 %% @doc Checks the value of the key `nodes', a list of maps: one specification for each node, with
@@ -98,9 +105,23 @@ args(Spec) ->
 
 app_option(nodes, V) -> nodes(V);
 app_option(distribution, V) -> one_of(V, [auto, required]);
+app_option(python_may_call, V) -> may_call(V);
 app_option(program, undefined) -> {ok, undefined};
 app_option(program, V) -> text(V);
 app_option(_, _) -> error.
+
+may_call(V) when V =:= all; V =:= registered ->
+    {ok, V};
+may_call(V) when is_list(V) ->
+    case [X || X <- V, not is_callable(X)] of
+        [] -> {ok, V};
+        _ -> error
+    end;
+may_call(_) ->
+    error.
+
+is_callable({M, F}) -> is_atom(M) andalso is_atom(F);
+is_callable(M) -> is_atom(M).
 
 %%% ----------------------------------------------------------------------- one map
 
@@ -163,6 +184,8 @@ option(max_workers, V) -> number(V, 1, ?PYTHON_WORKERS);
 option(queue_size, V) -> number(V, 1, ?QUEUE_MAX);
 option(max_frame, V) -> number(V, 1024, ?FRAME_MAX);
 option(max_atoms, V) -> number(V, 1, ?ATOMS_MAX);
+option(max_connections, V) -> number(V, 0, ?CONNECTIONS_MAX);
+option(mailbox_size, V) -> number(V, 1, ?QUEUE_MAX);
 option(strings, V) -> one_of(V, [utf8, bytes]);
 option(none_atom, V) -> one_of(V, [none, undefined, nil]);
 option(unconvertible, V) -> one_of(V, [error, str]);
@@ -321,6 +344,8 @@ arg(max_workers, V) -> ["--max-workers", integer_to_list(V)];
 arg(queue_size, V) -> ["--queue-size", integer_to_list(V)];
 arg(max_frame, V) -> ["--max-frame", integer_to_list(V)];
 arg(max_atoms, V) -> ["--max-atoms", integer_to_list(V)];
+arg(max_connections, V) -> ["--max-connections", integer_to_list(V)];
+arg(mailbox_size, V) -> ["--mailbox-size", integer_to_list(V)];
 arg(strings, V) -> ["--strings", atom_to_list(V)];
 arg(none_atom, V) -> ["--none-atom", atom_to_list(V)];
 arg(unconvertible, V) -> ["--unconvertible", atom_to_list(V)];

@@ -8,6 +8,7 @@
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
 %%      py_calls      {Ref, Pid} of what spawn_call has begun: Pid is the py_node it went to
 %%      py_functions  {Name, Fun | {Module, Function}} that Python may call
+%%                    {may_call, all | registered | [Module | {Module, Function}]}: what else it may
 %%
 %% The tables go with the application: who comes later finds nothing in them, and nothing is kept.
 -module(py_table).
@@ -19,7 +20,7 @@
 -export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
 -export([add_call/2, remove_call/1, call/1, calls/0, calls_of/1]).
--export([add_function/2, remove_function/1, function/1]).
+-export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
 -export([init/1, handle_call/3, handle_cast/2]).
 
 -export_type([entry/0, key/0]).
@@ -145,6 +146,17 @@ function(Name) ->
     case lookup(py_functions, Name) of
         [{_, Function}] -> Function;
         [] -> undefined
+    end.
+
+-spec set_may_call(py_options:may_call()) -> ok | {error, not_started}.
+set_may_call(MayCall) ->
+    insert(py_functions, {may_call, MayCall}).
+
+-spec may_call() -> py_options:may_call().
+may_call() ->
+    case lookup(py_functions, may_call) of
+        [{_, MayCall}] -> MayCall;
+        [] -> registered
     end.
 
 lookup(Table, Key) ->

@@ -16,7 +16,7 @@ init(Options) ->
           [worker(py_distribution, [Options], 30000),
            worker(py_table, [], 5000),
            worker(py_log, [], 5000),
-           sup(py_handler_sup),
+           worker(py_handler_sup, [], 5000),
            sup(py_node_sup),
            sup(py_port_sup),
            worker(py_coordinator, [Options], 5000)]}}.

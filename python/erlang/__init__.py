@@ -21,7 +21,16 @@ from _erlang import (
     Pid,
     Port,
     Ref,
+    call,
+    cast,
+    demonitor,
+    link,
+    monitor,
     node,
+    receive,
+    self,
+    unlink,
+    whereis,
     register,
     register_converter,
     send,
@@ -50,20 +59,6 @@ __all__ = [
     "send",
     "unregister",
 ]
-
-
-def call(name, *args, timeout=None):
-    """Calls the Erlang function that is registered under the name, and returns its value.
-
-    The thread waits, other threads run meanwhile. It is called in the Erlang node whose request this
-    thread serves, else in the one that was attached first. ErlangError: the function failed, or there
-    is none; TimeoutError: there is no answer after timeout seconds.
-
-    >>> call('no_such_function', 1)
-    Traceback (most recent call last):
-    erlang.errors.ErlangError: no Erlang node with the application pynode is attached
-    """
-    return _erlang._call(str(name), list(args), timeout)
 
 
 def atom(name):

@@ -9,6 +9,7 @@
 #include "control.h"
 #include "ends.h"
 #include "io.h"
+#include "process.h"
 #include "route.h"
 #include "stats.h"
 #include "tap.h"
@@ -155,7 +156,7 @@ static void unregister(const char *name, const char *reason) {
 
     if (!p)
         tap_bail("%s: not registered", name);
-    route_unregistered(p, reason);
+    process_unregistered(p, name, reason);
     proc_unref(p);
 }
 
@@ -438,6 +439,14 @@ static void test_deliver(void) {
     is_int(object - before, 1, "the object is not held any more");
 }
 
+static void end_process(uint32_t id, uint32_t serial) {
+    struct buf why = {0};
+
+    etf_put_atom(&why, "normal");
+    process_pid_ended(id, serial, (struct slice){why.data, why.len});
+    buf_done(&why);
+}
+
 /* What Python has asked Erlang: the answer comes to a pid. */
 static void test_callback(void) {
     struct callback cb, lost;
@@ -456,7 +465,7 @@ static void test_callback(void) {
     is_int(dropped(), 0, "nothing is dropped");
     is_str(tell(&b, line("{19," Q ",%s," RB "}", pid), NULL), "", "who waits can be watched");
     callback_end(&cb);
-    route_process_ended(cb.id, cb.serial);
+    end_process(cb.id, cb.serial);
     is_str(got(&b), line("{28,%s," Q "," RB "} + normal", pid), "its end is told");
     is_str(tell(&b, line("{19," Q ",%s," RB "}", pid), NULL),
            line("{28,%s," Q "," RB "} + noproc", pid), "then it is not there any more");

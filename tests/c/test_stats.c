@@ -12,7 +12,8 @@ enum { THREADS = 4, ROUNDS = 100000 };
 /* In the order of enum stats_counter, as docs/protocol.md names them. */
 static const char *const names[STATS_END] = {
     "calls",    "errors",    "cancelled", "refused",  "dropped",           "frames_in",
-    "bytes_in", "bytes_out", "pings",     "connects", "handshakes_failed", "lead_taken",
+    "bytes_in", "bytes_out", "pings",     "connects", "handshakes_failed", "mailbox_dropped",
+    "lead_taken",
 };
 
 static void test_start(void) {

@@ -1,0 +1,2 @@
+def watch_current_thread():
+    pass
