@@ -6,7 +6,7 @@
 -module(bench).
 
 -export([main/1, list/0]).
--export([identity/1, busy/1, start_server/0, init/1, handle_call/3, handle_cast/2]).
+-export([identity/1, busy/1, peer_rate/3, start_server/0, init/1, handle_call/3, handle_cast/2]).
 
 -define(PY, 'py@127.0.0.1').
 -define(PEER, 'peer@127.0.0.1').
@@ -96,6 +96,20 @@ jobs() ->
           target = {ratio, 6}, run = py_calls(1000)},
      #job{name = "py-growth", title = "RSS growth over many py:calls, cancelled ones", unit = "MiB",
           better = lower, target = {at_most, 1}, run = fun py_growth/1},
+     #job{name = "cold-64", title = "64 new threads at once, cold: the last answer", unit = "ms",
+          better = lower, target = {at_most, 150}, run = fun cold/1},
+     #job{name = "threads-1", title = "erlang.call from 1 Python thread", unit = "calls/s",
+          run = callbacks(1)},
+     #job{name = "threads-8", title = "the same from 8 threads", unit = "calls/s",
+          run = callbacks(8)},
+     #job{name = "threads-64", title = "the same from 64 threads", unit = "calls/s",
+          run = callbacks(64)},
+     #job{name = "first-call", title = "first erlang.call of a new thread", unit = "us",
+          better = lower, target = {at_most, 100}, run = fun first_call/1},
+     #job{name = "wait-64", title = "64 threads each in a function of 100 ms", unit = "s",
+          better = lower, target = {at_most, 0.12}, run = fun waiting/1},
+     #job{name = "bursts", title = "RSS growth over 30 bursts of 64 new threads", unit = "MiB",
+          better = lower, target = {at_most, 0.5}, run = fun bursts/1},
      #job{name = "cpu", title = "CPU of the called node, 50 callers", unit = "us/call",
           better = lower, run = paired(fun cpu_per_call/2)},
      #job{name = "server", title = "gen_server:call, sequential", unit = "us",
@@ -195,6 +209,59 @@ py_cancelled() ->
     Ref = py:spawn_call(math, sqrt, [2.0]),
     ok = py:cancel(Ref),
     _ = py:await(Ref).
+
+%% Calls/s of Python threads that call a function here; of as many processes of the peer, by erpc.
+callbacks(Threads) ->
+    paired(fun(?PY, #ctx{quick = Quick}) ->
+                   {ok, Rate} = py:call(bench_fixture, call_rate, [Threads, span(Quick) / 1000], #{}, infinity),
+                   Rate;
+              (Node, #ctx{quick = Quick}) ->
+                   erpc:call(Node, ?MODULE, peer_rate, [node(), Threads, span(Quick)])
+           end).
+
+%% The peer's part of it.
+-spec peer_rate(node(), pos_integer(), pos_integer()) -> number().
+peer_rate(Node, Callers, Ms) ->
+    Done = callers(Node, Callers, fun(Go) -> call_until(Node, Go + Ms * 1000, 0) end),
+    lists:sum(Done) * 1000 / Ms.
+
+%% How long until the last of 64 threads has its first answer, when no connection is there yet: a round is a
+%% new node.
+cold(#ctx{rounds = Rounds}) ->
+    {[cold_round() || _ <- lists:seq(1, Rounds)], []}.
+
+cold_round() ->
+    ok = application:stop(pynode),
+    ok = application:set_env(pynode, nodes, [#{name => cold, path => [os:getenv("BENCH_DIR")]}]),
+    {ok, _} = application:ensure_all_started(pynode),
+    ok = register_functions(),
+    {ok, Seconds} = py:call(bench_fixture, new_threads, [64, <<"bench_identity">>, 1]),
+    ok = application:stop(pynode),
+    ok = start_application(),
+    Seconds * 1000.
+
+%% Median first calls of threads that find a connection in the pool.
+first_call(#ctx{rounds = Rounds}) ->
+    {[begin {ok, Us} = py:call(bench_fixture, first_call, [200]), Us end || _ <- lists:seq(1, Rounds)], []}.
+
+waiting(#ctx{rounds = Rounds}) ->
+    {ok, _} = py:call(bench_fixture, new_threads, [64, <<"bench_wait">>, 1]),
+    {[begin {ok, Seconds} = py:call(bench_fixture, new_threads, [64, <<"bench_wait">>, 100]), Seconds end
+      || _ <- lists:seq(1, Rounds)], []}.
+
+%% After the first burst; neither descriptors nor threads nor processes may be more than then.
+bursts(#ctx{py_pid = Pid}) ->
+    Burst = fun() -> {ok, _} = py:call(bench_fixture, new_threads, [64, <<"bench_identity">>, 1]) end,
+    Count = fun() -> {files("/proc/" ++ Pid ++ "/fd"), length(nodes(hidden)), erlang:system_info(process_count)} end,
+    _ = [Burst() || _ <- lists:seq(1, 3)],
+    {Rss, Counted} = {rss(Pid), Count()},
+    Grown = [begin Burst(), rss(Pid) - Rss end || _ <- lists:seq(1, 30)],
+    Counted = Count(),
+    {{last, Grown}, []}.
+
+files(Dir) ->
+    {ok, Names} = file:list_dir(Dir),
+    length(Names).
 
 server_latency(Node, #ctx{quick = Quick}) ->
     median_us(calls_in_round(Quick), fun() -> gen_server:call({bench_server, Node}, 2.0) end).
@@ -408,15 +475,23 @@ await_nodes(Left) ->
 
 %% Both nodes must give right answers before they are measured.
 prepare() ->
-    ok = application:set_env(pynode, nodes, []),
-    {ok, _} = application:ensure_all_started(pynode),
-    ok = py:connect(?PY),
+    ok = start_application(),
     ok = erpc:call(?PEER, ?MODULE, start_server, []),
     Terms = [random(100_000), ascii(1000), ints(), floats(), 1 bsl 200],
     _ = [{N, T, T} = {N, T, there_and_back(N, T)} || N <- [?PY, ?PEER], T <- Terms],
     _ = [2.5 = gen_server:call({bench_server, N}, 2.5) || N <- [?PY, ?PEER]],
     true = erpc:call(?PY, math, sqrt, [2.0]) =:= math:sqrt(2.0),
     ok.
+
+start_application() ->
+    ok = application:set_env(pynode, nodes, []),
+    {ok, _} = application:ensure_all_started(pynode),
+    ok = py:connect(?PY),
+    register_functions().
+
+register_functions() ->
+    ok = py:register_function(bench_identity, fun([X]) -> X end),
+    py:register_function(bench_wait, fun([Ms]) -> timer:sleep(Ms) end).
 
 run(#job{run = Run} = Job, Ctx) ->
     case Run(Ctx) of

@@ -1,5 +1,7 @@
 """What bench.erl calls in Python; bench.erl has functions of the same names for the peer."""
 
+import statistics
+import threading
 import time
 
 import erlang
@@ -25,6 +27,57 @@ def busy(seconds):
 def is_busy():
     """Whether busy() runs."""
     return _busy
+
+
+def _run(n, work):
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def call_rate(threads, seconds):
+    """Calls a second of so many threads, all warm and inside one span of time."""
+    done = [0] * threads
+    begin = threading.Barrier(threads)
+
+    def work(i):
+        call = erlang.call
+        for x in range(20):
+            call("bench_identity", x)
+        begin.wait()
+        end = time.monotonic() + seconds
+        n = 0
+        while time.monotonic() < end:
+            if call("bench_identity", i) != i:
+                raise RuntimeError("another thread's answer")
+            n += 1
+        done[i] = n
+
+    _run(threads, work)
+    return sum(done) / seconds
+
+
+def new_threads(n, name, arg):
+    """Seconds until the last of n new threads has its answer."""
+    begin = time.monotonic()
+    _run(n, lambda i: erlang.call(name, arg))
+    return time.monotonic() - begin
+
+
+def first_call(n):
+    """The median of n first calls, each in a new thread, one after another; in microseconds."""
+    took = []
+
+    def work(i):
+        begin = time.perf_counter_ns()
+        erlang.call("bench_identity", i)
+        took.append((time.perf_counter_ns() - begin) / 1000)
+
+    for _ in range(n):
+        _run(1, work)
+    return statistics.median(took)
 
 
 class Server:

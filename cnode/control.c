@@ -3,6 +3,7 @@
 
 #include "control.h"
 #include "answer.h"
+#include "channel.h"
 #include "pool.h"
 #include "procs.h"
 #include "queues.h"
@@ -45,9 +46,11 @@ static void control_put_text(struct buf *out, const char *key, const char *value
 /* #{state => ready, node => 'py@h', python => <<"3.11.2">>, ...} */
 void control_put_status(struct buf *out) {
     struct pool_numbers n;
+    int channels, pooled;
 
     pool_read_numbers(&n);
-    etf_put_map(out, 12);
+    channel_count(&channels, &pooled);
+    etf_put_map(out, 15);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
     etf_put_atom(out, "node");
@@ -62,6 +65,9 @@ void control_put_status(struct buf *out) {
     control_put_number(out, "blocked", (uint64_t)n.blocked);
     control_put_number(out, "queued", n.queued);
     control_put_number(out, "registered", (uint64_t)procs_count());
+    control_put_number(out, "processes", (uint64_t)procs_processes());
+    control_put_number(out, "thread_connections", (uint64_t)channels);
+    control_put_number(out, "thread_connections_unused", (uint64_t)pooled);
 }
 
 static void control_stats(struct buf *out) {

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+import threading
 import time
 
 import erlang
@@ -72,3 +73,23 @@ def _wait_for(state):
     while _busy is not state and time.monotonic() < end:
         time.sleep(0.001)
     return _busy is state
+
+
+def at_once(name, n):
+    """Calls the Erlang function of that name from n threads; what each got, in order."""
+    results = [None] * n
+
+    def work(i):
+        results[i] = erlang.call(name, i, timeout=10)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def echo(pid):
+    """Sends the first message that its process gets to pid, and ends."""
+    erlang.send(pid, (erlang.self(), erlang.receive(timeout=10)))
