@@ -576,24 +576,24 @@ static PyGetSetDef py_types_fun_fields[] = {
     PY_TYPES_FIELD_END,
 };
 
-/* For pickle: what decode() makes the same term of. */
+/* For pickle: what erlang.types makes the same term of, in a node and outside. */
 static PyObject *py_types_reduce(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     struct slice encoded;
-    PyObject *module, *decode, *bytes = NULL, *reduced = NULL;
+    PyObject *module, *unpickle, *bytes = NULL, *reduced = NULL;
 
     if (!py_types_slice(self, &encoded))
         return NULL;
-    module = PyImport_ImportModule("_erlang");
-    decode = module ? PyObject_GetAttrString(module, "decode") : NULL;
-    if (decode)
+    module = PyImport_ImportModule("erlang.types");
+    unpickle = module ? PyObject_GetAttrString(module, "unpickle") : NULL;
+    if (unpickle)
         bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)encoded.len + 1);
     if (bytes) {
         PyBytes_AS_STRING(bytes)[0] = (char)ETF_VERSION;
         memcpy(PyBytes_AS_STRING(bytes) + 1, encoded.data, encoded.len);
-        reduced = Py_BuildValue("(O(O))", decode, bytes);
+        reduced = Py_BuildValue("(O(O))", unpickle, bytes);
     }
     Py_XDECREF(module);
-    Py_XDECREF(decode);
+    Py_XDECREF(unpickle);
     Py_XDECREF(bytes);
     return reduced;
 }

@@ -39,6 +39,7 @@ static PyObject *module_encode(PyObject *Py_UNUSED(module), PyObject *obj) {
     struct buf out = {0};
     PyObject *bytes = NULL;
 
+    etf_put_version(&out);
     if (py_encode(&out, obj, NULL) == 0)
         bytes = PyBytes_FromStringAndSize((char *)out.data, (Py_ssize_t)out.len);
     buf_done(&out);
@@ -53,9 +54,13 @@ static PyObject *module_decode(PyObject *Py_UNUSED(module), PyObject *bytes) {
     if (!r.p)
         return NULL;
     r.end = r.p + PyBytes_GET_SIZE(bytes);
+    if (etf_get_version(&r) < 0) {
+        PyErr_SetString(PyExc_ValueError, "term: does not begin with the version byte 131");
+        return NULL;
+    }
     obj = py_decode(&r, NULL);
     if (obj && r.p != r.end) {
-        PyErr_SetString(PyExc_AssertionError, "bytes are left over");
+        PyErr_SetString(PyExc_ValueError, "term: bytes after its end");
         Py_CLEAR(obj);
     }
     return obj;
@@ -834,6 +839,7 @@ static void start(void) {
     if (!globals || PyDict_SetItemString(globals, "__builtins__", PyEval_GetBuiltins()) < 0)
         die("globals");
     run_file("samples.py");
+    run_file("type_cases.py");
 }
 
 int main(void) {
