@@ -1,43 +1,79 @@
-"""Erlang for Python code that runs inside a pynode node.
+"""Erlang for Python code that runs inside a pynode node, which is a hidden node of an Erlang cluster.
+
+Every thread may use everything here at any time: one that Python has started, one of a pool, one that
+serves a request of Erlang. A thread that waits, for the value of a call or for a message, blocks only
+itself: the GIL is free, and other threads run and call Erlang meanwhile. A thread is a process for
+Erlang as soon as it asks for it, by self(), receive(), monitor() and the like. It then has a Pid and a
+mailbox until it ends.
+
+Calling Erlang:
+
+    call(name, *args)          the value of a registered Erlang function, or of 'mod:fun'
+    cast(name, *args)          has it called, and waits for nothing
+    NAME(*args)                the same as call('NAME', *args): erlang.NAME, from erlang import NAME
+
+Being an Erlang process:
+
+    self()                     the Pid of this thread
+    send(dest, term)           a message to a Pid, a name or (name, node)
+    receive(timeout)           the oldest message
+    register(name)             a name for this thread; register(name, obj) makes obj a server
+    unregister(name)           takes the name away
+    whereis(name)              the Pid of a name
+    monitor(target)            asks for a message when the target ends; demonitor(ref)
+    link(pid)                  the same, both ways; unlink(pid)
+    node()                     the name of this node
+
+Terms: int, float, str, bytes, list, tuple, dict, bool and None are what they look like.
+
+    Atom, atom(name)           an atom, which is a str
+    Pid, Ref, Port, Fun        go back to Erlang as they came
+    Bitstring                  a binary that does not end in a whole byte
+    register_converter(t, f)   how objects of a type of yours are sent
+
+Errors: ErlangError, with ProcessError and TimeoutError; Cancelled is raised in what was cancelled.
+
+Besides: LogHandler, for loggers that do not propagate; erlang.blocking, a native thread pool;
+erlang.testing, which pretends a node.
+
+Under plain python3, outside of a node, the types are there and the functions say that there is no node.
 
 >>> import erlang
 >>> erlang.Atom('ok')
 Atom('ok')
+>>> from erlang import double_it
+>>> double_it
+<Erlang function double_it>
 """
 
-try:
-    import _erlang
-except ModuleNotFoundError as e:
-    raise ImportError(
-        "the module erlang works only inside a pynode node; run this code with "
-        "`pynode --name NAME@HOST script.py`"
-    ) from e
-
-from _erlang import (
-    Atom,
-    Bitstring,
-    Cancelled,
-    Fun,
-    Pid,
-    Port,
-    Ref,
-    call,
-    cast,
-    demonitor,
-    link,
-    monitor,
-    node,
-    receive,
-    self,
-    unlink,
-    whereis,
-    register,
-    register_converter,
-    send,
-    unregister,
-)
-
 from .errors import ErlangError, ProcessError, TimeoutError
+
+try:
+    from _erlang import (
+        Atom,
+        Bitstring,
+        Cancelled,
+        Fun,
+        Pid,
+        Port,
+        Ref,
+        call,
+        cast,
+        demonitor,
+        link,
+        monitor,
+        node,
+        receive,
+        register,
+        register_converter,
+        self,
+        send,
+        unlink,
+        unregister,
+        whereis,
+    )
+except ModuleNotFoundError:
+    from ._outside import *
 
 __all__ = [
     "Atom",
@@ -53,12 +89,22 @@ __all__ = [
     "TimeoutError",
     "atom",
     "call",
+    "cast",
+    "demonitor",
+    "link",
+    "monitor",
     "node",
+    "receive",
     "register",
     "register_converter",
+    "self",
     "send",
+    "unlink",
     "unregister",
+    "whereis",
 ]
+
+_MODULES = ("blocking", "errors", "testing", "types")
 
 
 def atom(name):
@@ -70,10 +116,33 @@ def atom(name):
     return Atom(name)
 
 
-def __getattr__(name):
-    # Not before it is asked for: importing logging takes longer than a node's whole start.
-    if name == "LogHandler":
-        from ._logging import LogHandler
+class _Function:
+    """What erlang.NAME is: the Erlang function that is registered under NAME when it is called."""
 
-        return LogHandler
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __init__(self, name):
+        self.__name__ = self.__qualname__ = name
+        self.__doc__ = f"Calls the Erlang function {name}: the same as call('{name}', ...)."
+
+    def __call__(self, *args, timeout=None, node=None):
+        return call(self.__name__, *args, timeout=timeout, node=node)
+
+    def __repr__(self):
+        return f"<Erlang function {self.__name__}>"
+
+    def __reduce__(self):
+        return self.__name__  # pickled by its name, as functions are
+
+
+def __getattr__(name):
+    """What is imported when it is asked for, and functions of Erlang, each made once."""
+    if name == "LogHandler":  # importing logging takes longer than a node's whole start
+        from ._logging import LogHandler as value
+    elif name in _MODULES:
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    elif name.startswith("_") or not name.isidentifier():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    else:
+        value = _Function(name)
+    return globals().setdefault(name, value)

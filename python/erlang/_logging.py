@@ -14,7 +14,10 @@ import logging
 import sys
 import threading
 
-from _erlang import _log, _log_wanted
+try:
+    from _erlang import _log, _log_wanted
+except ModuleNotFoundError:
+    from ._outside import _log, _log_wanted
 
 _TEXT_MAX = 1 << 16  # characters
 

@@ -24,7 +24,12 @@ import os
 import threading
 import weakref
 
-from _erlang import Atom, FutureMethods, QueueFull, ThreadPool
+try:
+    from _erlang import Atom, FutureMethods, QueueFull, ThreadPool
+except ModuleNotFoundError:
+    from ._outside import advice
+
+    raise ImportError(advice("erlang.blocking", "with concurrent.futures in its place")) from None
 
 __all__ = [
     "BlockingExecutor",

@@ -10,7 +10,6 @@
 #include "buf.h"
 #include "etf.h"
 #include "py_atom.h"
-#include "py_callback.h"
 #include "py_decode.h"
 #include "py_encode.h"
 #include "py_interrupt.h"
@@ -110,11 +109,19 @@ static PyMethodDef module_methods[] = {
     {"register_converter", module_register_converter, METH_VARARGS, NULL},
     {"settings", module_settings, METH_VARARGS, NULL},
     {"ok", module_ok, METH_VARARGS, NULL},
-    {"register", module_nothing, METH_VARARGS, NULL},
-    {"unregister", module_nothing, METH_VARARGS, NULL},
-    {"send", module_nothing, METH_VARARGS, NULL},
+    {"call", module_nothing, METH_VARARGS, NULL},
+    {"cast", module_nothing, METH_VARARGS, NULL},
+    {"demonitor", module_nothing, METH_VARARGS, NULL},
+    {"link", module_nothing, METH_VARARGS, NULL},
+    {"monitor", module_nothing, METH_VARARGS, NULL},
     {"node", module_nothing, METH_VARARGS, NULL},
-    {"_call", py_callback_call, METH_VARARGS, NULL},
+    {"receive", module_nothing, METH_VARARGS, NULL},
+    {"register", module_nothing, METH_VARARGS, NULL},
+    {"self", module_nothing, METH_VARARGS, NULL},
+    {"send", module_nothing, METH_VARARGS, NULL},
+    {"unlink", module_nothing, METH_VARARGS, NULL},
+    {"unregister", module_nothing, METH_VARARGS, NULL},
+    {"whereis", module_nothing, METH_VARARGS, NULL},
     {"_log", py_log_record, METH_VARARGS, NULL},
     {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -17,7 +17,7 @@ lint_files './tests/c/test_*.c' './tests/fuzz/fuzz_*.c' | sed 's/[.]c$//' | unli
 lint_files './tests/*/live_*.erl' | unlisted | lint_rule "the live tests"
 lint_files './erlang/src/*.?rl' './erlang/include/*' './erlang/test/*' | unlisted |
     lint_rule "the application and its EUnit tests"
-lint_files './tests/py/test_*.py' | unlisted | lint_rule "the tests that run in a node"
+lint_files './tests/py/test_*.py' './tests/py/plain_*.py' | unlisted | lint_rule "the tests in Python"
 lint_files './tests/lint/*.sh' | unlisted | lint_rule "the lint tests"
 lint_files './python/erlang/*' | grep -v '[.]pyc$' | unlisted | lint_rule "the Python package"
 lint_files './docs/*.md' './README.md' './NEWS.md' './CONTRIBUTING.md' | unlisted | lint_rule "the documents"

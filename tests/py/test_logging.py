@@ -77,7 +77,7 @@ def _():
         equal(results, (0, 5))
         equal([(level, text, meta["user"]) for level, _, text, meta in h.items], [("warning", "Ann has left", "ann")])
     assert erlang.LogHandler is _logging.LogHandler and "LogHandler" in erlang.__all__
-    raises(AttributeError, getattr, erlang, "NoHandler", text="NoHandler")
+    raises(AttributeError, getattr, erlang, "_NoHandler", text="_NoHandler")
 
 
 @case("a node does not import logging by itself; a program that does finds it prepared")

@@ -1,0 +1,218 @@
+"""What the built-in module _erlang has, for a Python outside of a node.
+
+The types are in pure Python. The functions work while erlang.testing pretends a node, and say so
+when there is none.
+"""
+
+from ._terms import register_converter as _register_converter
+from ._types import Atom, Bitstring, Cancelled, Fun, Pid, Port, Ref
+from .errors import ErlangError
+
+__all__ = [
+    "Atom",
+    "Bitstring",
+    "Cancelled",
+    "Fun",
+    "Pid",
+    "Port",
+    "Ref",
+    "call",
+    "cast",
+    "demonitor",
+    "link",
+    "monitor",
+    "node",
+    "receive",
+    "register",
+    "register_converter",
+    "self",
+    "send",
+    "unlink",
+    "unregister",
+    "whereis",
+]
+
+_pretended = []  # the nodes of erlang.testing, the innermost last
+
+
+def advice(name, substitute="with erlang.testing"):
+    """What to say of a name that works only in a node."""
+    return (
+        f"{name} works only inside a pynode node: run this with "
+        f"`pynode --name NAME@HOST script.py`, or test it {substitute}"
+    )
+
+
+def _node(function):
+    if not _pretended:
+        raise ErlangError(advice(f"erlang.{function}"))
+    return _pretended[-1]
+
+
+def call(name, *args, timeout=None, node=None):
+    """Calls the Erlang function that is registered under the name, and returns its value.
+
+    ErlangError: the function failed, or there is none; TimeoutError: there is no answer after timeout
+    seconds.
+
+    >>> with testing.node(functions={'double_it': lambda x: 2 * x}):
+    ...     call('double_it', 4)
+    8
+    """
+    return _node("call").call(name, args, timeout, node)
+
+
+def cast(name, *args, node=None):
+    """Has Erlang call the function, and waits for nothing: neither its value nor its errors.
+
+    >>> with testing.node(functions={'note': print}):
+    ...     cast('note', 'done')
+    done
+    """
+    _node("cast").cast(name, args, node)
+
+
+def self():
+    """The Pid of the calling thread, which from now on has a mailbox and can be monitored.
+
+    >>> with testing.node():
+    ...     self() == self()
+    True
+    """
+    return _node("self").processes.own().pid
+
+
+def receive(timeout=None):
+    """Takes the oldest message out of the calling thread's mailbox.
+
+    TimeoutError: none has come after timeout seconds.
+
+    >>> with testing.node():
+    ...     send(self(), 'hello')
+    ...     receive()
+    'hello'
+    """
+    return _node("receive").processes.receive(timeout)
+
+
+def send(dest, term):
+    """Sends a message to a Pid, a registered name, or (name, node).
+
+    >>> with testing.node() as n:
+    ...     send(('logger', 'erl@host'), ['hello'])
+    ...     n.sent
+    [(('logger', 'erl@host'), ['hello'])]
+    """
+    _node("send").processes.send(dest, term)
+
+
+def register(name, obj=...):
+    """Makes obj a server under the name; without it, names the calling thread.
+
+    >>> with testing.node():
+    ...     register('reader')
+    ...     whereis('reader') == self()
+    True
+    """
+    _node("register").processes.register(name, obj)
+
+
+def unregister(name):
+    """Takes the name away again; who monitors a server gets 'DOWN' with reason normal.
+
+    >>> with testing.node():
+    ...     register('reader')
+    ...     unregister('reader')
+    ...     whereis('reader')
+    """
+    _node("unregister").processes.unregister(name)
+
+
+def whereis(name):
+    """The Pid that is registered under the name, or None.
+
+    >>> with testing.node():
+    ...     whereis('nobody')
+    """
+    return _node("whereis").processes.whereis(name)
+
+
+def monitor(target):
+    """A Ref; when the target, a Pid, name or (name, node), ends, the thread gets a message with it.
+
+    >>> with testing.node():
+    ...     ref = monitor('nobody')
+    ...     receive() == ('DOWN', ref, 'process', ('nobody', node()), 'noproc')
+    True
+    """
+    return _node("monitor").processes.monitor(target)
+
+
+def demonitor(ref):
+    """Ends a monitor; a message that it has sent already stays.
+
+    >>> with testing.node() as n:
+    ...     demonitor(monitor(n.spawn()))
+    """
+    _node("demonitor").processes.demonitor(ref)
+
+
+def link(pid):
+    """Links the calling thread: when one of the two ends, the other gets ('EXIT', pid, reason).
+
+    >>> with testing.node() as n:
+    ...     pid = n.spawn()
+    ...     link(pid)
+    ...     n.exit(pid, 'crash')
+    ...     receive() == ('EXIT', pid, 'crash')
+    True
+    """
+    _node("link").processes.link(pid)
+
+
+def unlink(pid):
+    """Ends a link.
+
+    >>> with testing.node() as n:
+    ...     pid = n.spawn()
+    ...     link(pid)
+    ...     unlink(pid)
+    """
+    _node("unlink").processes.unlink(pid)
+
+
+def node():
+    """The name of this node.
+
+    >>> with testing.node(name='py@host'):
+    ...     node()
+    'py@host'
+    """
+    return _node("node").name
+
+
+def register_converter(type, converter):
+    """Sends objects of the type, and of its subclasses, as what converter(obj) returns.
+
+    It needs no node, so that a module that begins with it can be imported by a test.
+
+    >>> import datetime
+    >>> register_converter(datetime.date, datetime.date.isoformat)
+    >>> with testing.node(functions={'echo': lambda x: x}):
+    ...     call('echo', datetime.date(2024, 2, 29))
+    '2024-02-29'
+    >>> register_converter(datetime.date, None)
+    """
+    _register_converter(type, converter)
+
+
+# What erlang.LogHandler uses.
+
+
+def _log(level, logger, text, meta):
+    _node("LogHandler").logs.append((level, logger, text, meta))
+    return True
+
+
+def _log_wanted():
+    return False
