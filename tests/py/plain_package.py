@@ -1,8 +1,10 @@
 """plain_package - import erlang under plain python3: the names, their errors, examples and stubs."""
 
+import ast
 import inspect
 import io
 import logging
+import os
 import pickle
 import pkgutil
 import pydoc
@@ -118,6 +120,64 @@ def _():
     for name in package.PUBLIC:
         tried += package.run_examples(package.module(name))
     assert tried > 50, tried
+
+
+def stub(name):
+    """The tree of a stub file."""
+    with open(os.path.join(erlang.__path__[0], f"{name}.pyi"), encoding="utf-8") as file:
+        return ast.parse(file.read())
+
+
+def defined(tree):
+    """name -> node of what a stub defines or imports under the same name."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found[node.name] = node
+        elif isinstance(node, ast.ImportFrom):
+            found.update({a.asname: node for a in node.names if a.asname == a.name})
+        elif isinstance(node, ast.Assign) and node.targets[0].id == "__all__":
+            found["__all__"] = ast.literal_eval(node.value)
+    return found
+
+
+def parameters(function):
+    args = function.args
+    return [a.arg for a in args.posonlyargs + args.args], args.vararg and args.vararg.arg, [a.arg for a in args.kwonlyargs]
+
+
+def runtime_parameters(function):
+    of = lambda *kinds: [p.name for p in inspect.signature(function).parameters.values() if p.kind in kinds]
+    kinds = inspect.Parameter
+    vararg = of(kinds.VAR_POSITIONAL)
+    return of(kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD), vararg[0] if vararg else None, of(kinds.KEYWORD_ONLY)
+
+
+@case("the stubs have every public name")
+def _():
+    for name, m in [("__init__", erlang), *((n, package.module(n)) for n in package.PUBLIC)]:
+        found = defined(stub(name))
+        equal(found.pop("__all__"), m.__all__)
+        equal(sorted(set(m.__all__) - set(found)), [])
+    with open(os.path.join(erlang.__path__[0], "blocking.py"), encoding="utf-8") as file:
+        blocking = defined(ast.parse(file.read()))["__all__"]
+    found = defined(stub("blocking"))
+    equal(found.pop("__all__"), blocking)
+    equal(sorted(set(blocking) - set(found)), [])
+
+
+@case("the stubs have the parameters that the functions have")
+def _():
+    native = defined(stub("_erlang"))
+    for name in _outside.__all__:
+        assert name in native, name
+        if name in CALLS or name == "register_converter":
+            equal((name, parameters(native[name])), (name, runtime_parameters(getattr(_outside, name))))
+    tree = defined(stub("testing"))
+    equal(parameters(tree["node"]), runtime_parameters(testing.node))
+    for method in tree["Node"].body:
+        if isinstance(method, ast.FunctionDef) and not method.decorator_list:
+            equal(parameters(method), runtime_parameters(getattr(testing.Node, method.name)))
 
 
 @case("nothing is loaded that is not needed")

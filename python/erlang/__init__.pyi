@@ -1,0 +1,67 @@
+"""Types of the package erlang."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ._erlang import Atom as Atom
+from ._erlang import Bitstring as Bitstring
+from ._erlang import Cancelled as Cancelled
+from ._erlang import Fun as Fun
+from ._erlang import Pid as Pid
+from ._erlang import Port as Port
+from ._erlang import Ref as Ref
+from ._erlang import call as call
+from ._erlang import cast as cast
+from ._erlang import demonitor as demonitor
+from ._erlang import link as link
+from ._erlang import monitor as monitor
+from ._erlang import node as node
+from ._erlang import receive as receive
+from ._erlang import register as register
+from ._erlang import register_converter as register_converter
+from ._erlang import self as self
+from ._erlang import send as send
+from ._erlang import unlink as unlink
+from ._erlang import unregister as unregister
+from ._erlang import whereis as whereis
+from .errors import ErlangError as ErlangError
+from .errors import ProcessError as ProcessError
+from .errors import TimeoutError as TimeoutError
+
+__all__ = [
+    "Atom",
+    "Bitstring",
+    "Cancelled",
+    "ErlangError",
+    "Fun",
+    "LogHandler",
+    "Pid",
+    "Port",
+    "ProcessError",
+    "Ref",
+    "TimeoutError",
+    "atom",
+    "call",
+    "cast",
+    "demonitor",
+    "link",
+    "monitor",
+    "node",
+    "receive",
+    "register",
+    "register_converter",
+    "self",
+    "send",
+    "unlink",
+    "unregister",
+    "whereis",
+]
+
+def atom(name: str) -> Atom: ...
+
+class LogHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None: ...
+
+# A registered Erlang function.
+def __getattr__(name: str) -> Callable[..., Any]: ...
