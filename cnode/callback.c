@@ -1,4 +1,4 @@
-/* callback.c - calls from Python to Erlang that wait for their answer. */
+/* callback.c - calls from Python to Erlang over the node's own connection that wait for their answer. */
 #include "config.h"
 
 #include "callback.h"
@@ -10,12 +10,15 @@
 enum { CALLBACK_TABLE = 256 }; /* buckets, a power of two */
 
 static struct {
-    pthread_mutex_t lock; /* guards the table */
+    pthread_mutex_t lock; /* guards the table, and all below */
     struct callback *table[CALLBACK_TABLE];
+    uint64_t next;
+    struct callback *ready, **ready_end; /* answered and not woken yet */
+    bool entering;                       /* one that was woken has not entered Python yet */
     _Atomic int count;
-} callbacks = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} callbacks = {.lock = PTHREAD_MUTEX_INITIALIZER, .ready_end = &callbacks.ready};
 
-static struct callback **callback_bucket(uint32_t id) {
+static struct callback **callback_bucket(uint64_t id) {
     return &callbacks.table[id & (CALLBACK_TABLE - 1)];
 }
 
@@ -24,9 +27,9 @@ void callback_begin(struct callback *cb, struct conn *conn) {
 
     *cb = (struct callback){.conn = conn};
     sem_init(&cb->woken, 0, 0);
-    request_new_pid(&cb->id, &cb->serial);
-    bucket = callback_bucket(cb->id);
     pthread_mutex_lock(&callbacks.lock);
+    cb->id = ++callbacks.next;
+    bucket = callback_bucket(cb->id);
     cb->next = *bucket;
     *bucket = cb;
     pthread_mutex_unlock(&callbacks.lock);
@@ -47,10 +50,54 @@ enum callback_state callback_wait(struct callback *cb, int64_t deadline) {
     return (enum callback_state)atomic_load(&cb->state);
 }
 
+/* Wakes the first of those that are ready. Under the lock, so that the waiter cannot be gone in
+ * between. */
+static void callback_wake_next_locked(void) {
+    struct callback *cb = callbacks.ready;
+
+    callbacks.entering = cb != NULL;
+    if (!cb)
+        return;
+    callbacks.ready = cb->ready;
+    if (!callbacks.ready)
+        callbacks.ready_end = &callbacks.ready;
+    cb->queued = false;
+    cb->turn = true;
+    sem_post(&cb->woken);
+}
+
+/* Takes one that woke by itself, at its deadline or by a signal, out of the row. */
+static void callback_unqueue_locked(struct callback *cb) {
+    struct callback **at = &callbacks.ready;
+
+    while (*at != cb)
+        at = &(*at)->ready;
+    *at = cb->ready;
+    if (!*at)
+        callbacks.ready_end = at;
+    cb->queued = false;
+}
+
+static void callback_pass_locked(struct callback *cb) {
+    if (cb->queued)
+        callback_unqueue_locked(cb);
+    if (!cb->turn)
+        return;
+    cb->turn = false;
+    callback_wake_next_locked();
+}
+
+void callback_entered(struct callback *cb) {
+    pthread_mutex_lock(&callbacks.lock);
+    callback_pass_locked(cb);
+    pthread_mutex_unlock(&callbacks.lock);
+}
+
 void callback_end(struct callback *cb) {
     struct callback **at = callback_bucket(cb->id);
 
     pthread_mutex_lock(&callbacks.lock);
+    callback_pass_locked(cb);
     while (*at != cb)
         at = &(*at)->next;
     *at = cb->next;
@@ -61,40 +108,32 @@ void callback_end(struct callback *cb) {
     conn_unref(cb->conn);
 }
 
-/* Under the lock, so that the waiter cannot be gone in between. */
+/* One that is answered waits for its turn; any other is woken at once. */
 static void callback_wake_locked(struct callback *cb, enum callback_state state) {
     atomic_store(&cb->state, state);
-    sem_post(&cb->woken);
+    if (state != CALLBACK_ANSWERED) {
+        sem_post(&cb->woken);
+        return;
+    }
+    cb->queued = true;
+    cb->ready = NULL;
+    *callbacks.ready_end = cb;
+    callbacks.ready_end = &cb->ready;
+    if (!callbacks.entering)
+        callback_wake_next_locked();
 }
 
-static struct callback *callback_find_locked(uint32_t id, uint32_t serial) {
-    struct callback *cb = *callback_bucket(id);
-
-    while (cb && (cb->id != id || cb->serial != serial))
-        cb = cb->next;
-    return cb;
-}
-
-bool callback_alive(uint32_t id, uint32_t serial) {
-    bool alive;
-
-    if (callback_count() == 0)
-        return false;
-    pthread_mutex_lock(&callbacks.lock);
-    alive = callback_find_locked(id, serial);
-    pthread_mutex_unlock(&callbacks.lock);
-    return alive;
-}
-
-bool callback_answer(uint32_t id, uint32_t serial, struct slice term) {
+bool callback_answer(const struct conn *conn, uint64_t id, struct slice terms) {
     struct callback *cb;
 
     if (callback_count() == 0)
         return false;
     pthread_mutex_lock(&callbacks.lock);
-    cb = callback_find_locked(id, serial);
+    cb = *callback_bucket(id);
+    while (cb && (cb->id != id || cb->conn != conn))
+        cb = cb->next;
     if (cb && atomic_load(&cb->state) == CALLBACK_WAITING) {
-        buf_put(&cb->answer, term.data, term.len);
+        buf_put(&cb->answer, terms.data, terms.len);
         callback_wake_locked(cb, CALLBACK_ANSWERED);
     }
     pthread_mutex_unlock(&callbacks.lock);

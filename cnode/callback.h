@@ -1,7 +1,9 @@
-/* callback.h - calls from Python to Erlang that wait for their answer.
+/* callback.h - calls from Python to Erlang over the node's own connection that wait for their answer.
  *
- * Each has a pid of this node while it waits, and the answer is a message to that. Any thread; one
- * leaf lock; no GIL.
+ * Many threads share the connection: what they ask is gathered in it (outbox.h), and so are the answers.
+ * Each call has a number, which its answer bears. Threads that are answered at once are woken one
+ * after another, each when the one before has entered Python: else they would all wait for the GIL,
+ * and hinder who has it. Any thread; one leaf lock; no GIL, unless said.
  */
 #ifndef PYNODE_CALLBACK_H
 #define PYNODE_CALLBACK_H
@@ -14,30 +16,31 @@ enum callback_state { CALLBACK_WAITING, CALLBACK_ANSWERED, CALLBACK_LOST, CALLBA
 
 struct callback {
     struct callback *next;
-    struct conn *conn;    /* that it went out over: counted */
-    uint32_t id, serial;  /* its pid */
+    struct callback *ready; /* the next that is to be woken */
+    struct conn *conn;      /* that it went out over: counted */
+    uint64_t id;
     unsigned long thread; /* that waits: the waiter's own name for it, or 0 */
     sem_t woken;
     _Atomic int state; /* enum callback_state */
-    struct buf answer; /* a term */
+    bool queued, turn; /* answered, and to be woken; woken, and on its way into Python */
+    struct buf answer; /* the terms that follow the number */
 };
 
-/* Gives it a pid. conn's reference is taken. If conn has been closed already the call is lost. */
+/* Gives it a number. conn's reference is taken. If conn has been closed already the call is lost. */
 void callback_begin(struct callback *cb, struct conn *conn);
 
 /* Waits until there is an answer, the connection is lost, the deadline (clock_now(); 0: none) has
- * passed, or a signal has come: the state then. callback_end() forgets it in any case. */
+ * passed, or a signal has come: the state then. The waiter says when it has entered Python again;
+ * callback_end() forgets the call in any case. */
 enum callback_state callback_wait(struct callback *cb, int64_t deadline);
+void callback_entered(struct callback *cb);
 void callback_end(struct callback *cb);
 
 /* The call that the thread serves was cancelled: it waits no longer. */
 void callback_interrupt(unsigned long thread);
 
-/* Whether somebody waits with this pid. */
-bool callback_alive(uint32_t id, uint32_t serial);
-
-/* A message to a pid of ours: whether it was the answer to one of them. */
-bool callback_answer(uint32_t id, uint32_t serial, struct slice term);
+/* The answer to the call with that number, which went out over conn: whether somebody waits for it. */
+bool callback_answer(const struct conn *conn, uint64_t id, struct slice terms);
 
 /* conn is gone: no answer will come over it. */
 void callback_closed(const struct conn *conn);

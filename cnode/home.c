@@ -219,11 +219,26 @@ static bool home_command(struct conn *c, struct slice message) {
     return true;
 }
 
+/* {py_reply, Id, Class, Value, Stack}: the answer to what Python has called. */
+static bool home_reply(struct conn *c, struct slice message) {
+    struct etf at = {message.data, message.data + message.len};
+    struct slice verb;
+    uint32_t arity;
+    int64_t id;
+
+    if (etf_get_tuple(&at, &arity) < 0 || arity != 5 || etf_get_atom(&at, &verb) < 0 ||
+        !etf_atom_is(verb, "py_reply") || etf_get_integer(&at, &id) < 0)
+        return false;
+    if (!callback_answer(c, (uint64_t)id, (struct slice){at.p, etf_left(&at)}))
+        stats_add(STATS_DROPPED, 1);
+    return true;
+}
+
 /* One message, or one element of a list of them. */
 static void home_take(struct conn *c, struct slice message, struct frame *frame, bool gathered) {
     struct request *r;
 
-    if (home_command(c, message))
+    if (home_command(c, message) || home_reply(c, message))
         return;
     r = request_from_app(message, frame, gathered);
     if (r)

@@ -2,7 +2,6 @@
 #include "config.h"
 
 #include "process.h"
-#include "callback.h"
 #include "io.h"
 #include "log.h"
 #include "mailbox.h"
@@ -191,7 +190,7 @@ bool process_is_alive(struct slice to, bool *always) {
             return true;
         p = procs_find_name(name);
     } else if (request_own_pid(to, &id, &serial)) {
-        if (exec_alive(id, serial) || callback_alive(id, serial))
+        if (exec_alive(id, serial))
             return true;
         p = procs_find_pid(id, serial);
     }

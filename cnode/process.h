@@ -1,7 +1,7 @@
 /* process.h - processes of ours: what they are sent, who watches them, whom they watch, their end.
  *
  * A process is what has a pid of this node and lives: a registered object, a request that has not
- * ended, a Python thread with a mailbox, what waits in erlang.call. The messages that arrive for
+ * ended, a Python thread with a mailbox. The messages that arrive for
  * them come by route.c; what Python asks for by py_thread.c. Any thread; no GIL, never waits but where
  * it says so.
  */

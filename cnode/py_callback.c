@@ -7,7 +7,6 @@
 #include "home.h"
 #include "io.h"
 #include "pool.h"
-#include "process.h"
 #include "py.h"
 #include "py_decode.h"
 #include "py_encode.h"
@@ -18,7 +17,11 @@
 
 enum {
     PY_CALLBACK_TRIES = 8, /* channels and handlers that turn out to be gone before a call is sent */
+    PY_CALLBACK_ITEM_MAX = INT32_MAX - 4096, /* a frame's length, less what is around an item */
+    PY_CALLBACK_FEW = 4, /* calls under way; beyond that they are gathered */
 };
+
+static _Atomic int py_callback_calls; /* under way */
 
 /* What was asked for. */
 struct py_callback {
@@ -130,15 +133,20 @@ static int py_callback_parse(struct py_callback *call, const char *function, boo
     return 0;
 }
 
-/* Completes a frame with Name, a binary whatever str it is, and Args: 0/-1. */
-static int py_callback_put(struct buf *out, size_t begin, const struct py_callback *call) {
+/* The terms Name, a binary whatever str it is, and Args: 0/-1. */
+static int py_callback_put(struct buf *out, const struct py_callback *call) {
     Py_ssize_t len;
     const char *name = PyUnicode_AsUTF8AndSize(call->name, &len);
 
     if (!name)
         return -1;
     etf_put_binary(out, name, (uint32_t)len);
-    if (py_encode(out, call->args, "args") < 0)
+    return py_encode(out, call->args, "args");
+}
+
+/* The same, and the frame's end. */
+static int py_callback_put_frame(struct buf *out, size_t begin, const struct py_callback *call) {
+    if (py_callback_put(out, call) < 0)
         return -1;
     if (dist_end(out, begin) == 0)
         return 0;
@@ -194,70 +202,76 @@ static void py_callback_lost(const char *peer) {
 
 /* Over the node's own connection. */
 
-/* {py_call, Pid, Name, Args} to the coordinator of the application there: 0/-1. */
-static int py_callback_frame(struct buf *out, const struct callback *cb,
-                             const struct py_callback *call) {
-    struct buf self = {0}, to = {0};
-    size_t begin = dist_begin(out);
+/* Gives an item to the home at the other end, and has it written: false when there is none. */
+static bool py_callback_gather(struct conn *conn, struct buf *item) {
+    bool gathered = outbox_gather(&conn->out, item);
 
-    request_put_pid(&self, cb->id, cb->serial);
-    etf_put_atom(&to, "py_coordinator");
-    dist_put_reg_send(out, (struct slice){self.data, self.len}, (struct slice){to.data, to.len});
-    etf_put_tuple(out, 4);
-    etf_put_atom(out, "py_call");
-    etf_put_slice(out, (struct slice){self.data, self.len});
-    buf_done(&self);
-    buf_done(&to);
-    return py_callback_put(out, begin, call);
+    io_flush(conn);
+    return gathered;
 }
 
-/* Sends the frame and waits, outside Python; signals are looked at in between. */
-static enum callback_state py_callback_wait(struct callback *cb, struct buf *frame,
+/* {py_call, Id, Name, Args}: 0/-1. */
+static int py_callback_item(struct buf *item, const struct callback *cb,
+                            const struct py_callback *call) {
+    etf_put_tuple(item, 4);
+    etf_put_atom(item, "py_call");
+    etf_put_integer(item, (int64_t)cb->id);
+    if (py_callback_put(item, call) < 0)
+        return -1;
+    if (item->len < PY_CALLBACK_ITEM_MAX)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "args: longer than a distribution frame can be");
+    return -1;
+}
+
+/* {py_drop, Id}: nobody waits for the answer any more. Outside Python. */
+static void py_callback_drop(const struct callback *cb) {
+    struct buf item = {0};
+
+    etf_put_tuple(&item, 2);
+    etf_put_atom(&item, "py_drop");
+    etf_put_integer(&item, (int64_t)cb->id);
+    py_callback_gather(cb->conn, &item);
+    buf_done(&item);
+}
+
+/* Sends the item and waits, outside Python; signals are looked at in between. */
+static enum callback_state py_callback_wait(struct callback *cb, struct buf *item,
                                             int64_t deadline) {
-    enum callback_state state;
+    enum callback_state state = CALLBACK_LOST;
+    bool raised = false;
 
     pool_wait_begin();
     py_leave();
-    outbox_put_buf(&cb->conn->out, frame);
-    io_flush(cb->conn);
-    for (;;) {
+    if (py_callback_gather(cb->conn, item))
         state = callback_wait(cb, deadline);
-        if (state != CALLBACK_WAITING || (deadline > 0 && clock_now() >= deadline))
-            break;
+    while (state == CALLBACK_WAITING && (deadline == 0 || clock_now() < deadline)) {
         py_enter();
-        if (PyErr_CheckSignals() < 0) {
-            pool_wait_end();
-            return CALLBACK_WAITING;
-        }
+        raised = PyErr_CheckSignals() < 0;
         py_leave();
+        if (raised)
+            break;
+        state = callback_wait(cb, deadline);
     }
+    if (state == CALLBACK_WAITING || state == CALLBACK_INTERRUPTED)
+        py_callback_drop(cb);
     py_enter();
+    callback_entered(cb);
     pool_wait_end();
-    return state;
-}
-
-/* {py_reply, Class, Value, Stack} */
-static PyObject *py_callback_shared_value(const struct py_callback *call, const struct callback *cb) {
-    struct etf at = {cb->answer.data, cb->answer.data + cb->answer.len};
-    struct slice what;
-    uint32_t arity;
-
-    if (etf_get_tuple(&at, &arity) < 0 || arity != 4 || etf_get_atom(&at, &what) < 0)
-        at.p = at.end;
-    return py_callback_value(call, (struct slice){at.p, etf_left(&at)});
+    return raised ? CALLBACK_WAITING : state;
 }
 
 static PyObject *py_callback_shared(struct conn *conn, const struct py_callback *call) {
-    struct buf frame = {0}, reason = {0};
+    struct buf item = {0};
     struct callback cb;
     PyObject *result = NULL;
 
     callback_begin(&cb, conn);
     cb.thread = PyThread_get_thread_ident();
-    if (py_callback_frame(&frame, &cb, call) == 0) {
-        switch (py_callback_wait(&cb, &frame, call->deadline)) {
+    if (py_callback_item(&item, &cb, call) == 0) {
+        switch (py_callback_wait(&cb, &item, call->deadline)) {
         case CALLBACK_ANSWERED:
-            result = py_callback_shared_value(call, &cb);
+            result = py_callback_value(call, (struct slice){cb.answer.data, cb.answer.len});
             break;
         case CALLBACK_LOST:
             py_callback_lost(conn->peer);
@@ -273,10 +287,7 @@ static PyObject *py_callback_shared(struct conn *conn, const struct py_callback 
         }
     }
     callback_end(&cb);
-    etf_put_atom(&reason, "normal");
-    process_pid_ended(cb.id, cb.serial, (struct slice){reason.data, reason.len});
-    buf_done(&reason);
-    buf_done(&frame);
+    buf_done(&item);
     return result;
 }
 
@@ -374,7 +385,7 @@ static PyObject *py_callback_try(struct channel *ch, const struct py_callback *c
     enum channel_result got = CHANNEL_INTERRUPTED;
 
     if (py_callback_ready(ch, call, end) && !py_thread_check_cancelled() &&
-        py_callback_put(&frame, channel_put(ch, &frame), call) == 0)
+        py_callback_put_frame(&frame, channel_put(ch, &frame), call) == 0)
         got = py_callback_run(ch, &frame, call->deadline);
     buf_done(&frame);
     if (PyErr_Occurred() || *end == PY_CALLBACK_AGAIN)
@@ -428,12 +439,18 @@ static PyObject *py_callback_own(const struct py_callback *call, bool force, str
     return NULL;
 }
 
-/* Whichever way there is. A thread that can have no channel shares the node's own connection. */
+/* Whichever way there is. A few calls at once go each over its thread's channel, which is quickest; many
+ * are gathered in the node's own connection, if it leads there, since messages that travel alone cost
+ * both sides more than what is in them. So do those of threads that can have no channel. */
 static PyObject *py_callback_any(const struct py_callback *call) {
     struct conn *shared = home_conn_to(call->peer);
+    bool many = atomic_load_explicit(&py_callback_calls, memory_order_relaxed) > PY_CALLBACK_FEW;
     struct err e = {0};
-    PyObject *result = py_callback_own(call, !shared, &e);
+    PyObject *result;
 
+    if (shared && many)
+        return py_callback_shared(shared, call);
+    result = py_callback_own(call, !shared, &e);
     if (result || PyErr_Occurred()) {
         if (shared)
             conn_unref(shared);
@@ -456,7 +473,9 @@ PyObject *py_callback_call(PyObject *self, PyObject *const *args, Py_ssize_t nar
     (void)self;
     if (py_callback_parse(&call, "call", true, args, nargs, kwnames) < 0)
         return NULL;
+    atomic_fetch_add_explicit(&py_callback_calls, 1, memory_order_relaxed);
     result = py_callback_any(&call);
+    atomic_fetch_sub_explicit(&py_callback_calls, 1, memory_order_relaxed);
     Py_DECREF(call.args);
     return result;
 }
@@ -478,7 +497,7 @@ PyObject *py_callback_cast(PyObject *self, PyObject *const *args, Py_ssize_t nar
     dist_put_reg_send(&out, (struct slice){from.data, from.len}, (struct slice){to.data, to.len});
     etf_put_tuple(&out, 3);
     etf_put_atom(&out, "py_cast");
-    result = py_callback_put(&out, begin, &call);
+    result = py_callback_put_frame(&out, begin, &call);
     if (result == 0)
         result = py_server_put(call.peer, &out);
     Py_DECREF(call.args);

@@ -351,8 +351,6 @@ static void route_to_pid(struct conn *c, const struct dist_msg *msg, struct fram
         stats_add(STATS_DROPPED, 1);
         return;
     }
-    if (callback_answer(id, serial, msg->payload))
-        return;
     p = procs_find_pid(id, serial);
     if (p)
         route_to_proc(c, p, msg, frame);

@@ -9,7 +9,6 @@
 %%      {node_given_up, Name, Node, Report}    cast of py_port: it is not started again
 %%      {py_hello, Node}                       message of a node that was started elsewhere
 %%      {py_thread, From}                      message of a Python thread: it wants a handler
-%%      {py_call, From, Name, Args}            the same: erlang.call without one
 %%      {py_cast, Name, Args}                  the same: erlang.cast
 -module(py_coordinator).
 
@@ -221,9 +220,6 @@ handle_info({py_hello, Node}, S = #s{nodes = Nodes, left = Left}) when is_atom(N
     end;
 handle_info({py_thread, From}, S) when is_pid(From) ->
     py_handler_sup:start_thread(From),
-    {noreply, S};
-handle_info({py_call, From, Name, Args}, S) when is_pid(From), is_binary(Name), is_list(Args) ->
-    py_handler_sup:start_call(From, Name, Args),
     {noreply, S};
 handle_info({py_cast, Name, Args}, S) when is_binary(Name), is_list(Args) ->
     py_handler_sup:start_cast(Name, Args),

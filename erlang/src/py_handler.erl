@@ -14,13 +14,13 @@
 %% monitor, an entry of the process dictionary, messages to come) must not meddle with the next one: the
 %% handler then ends as {shutdown, retired}, and the thread asks for another one.
 %%
-%% One of a single call answers {py_reply, Class, Value, Stack}. There the function runs in a process of its
-%% own, so that there is an answer also if that is killed; when nobody waits for it any more it is killed.
+%% A call that py_node has started, since many come together, runs in a process of its own, whose exit reason is
+%% the outcome.
 -module(py_handler).
 
--export([start_thread/2, start_call/3, start_cast/2]).
+-export([start_thread/2, start_cast/2, start_call/3, outcome/1]).
 
--define(WATCHED, 40). % ms after which Python's thread is monitored, which costs messages both ways
+-export_type([outcome/0]).
 
 -type outcome() :: {ok | error | exit | throw | not_registered, term(), list()}.
 
@@ -28,9 +28,16 @@
 start_thread(Parent, From) ->
     spawn_link(fun() -> init_thread(Parent, From) end).
 
--spec start_call(pid(), binary(), list()) -> pid().
-start_call(From, Name, Args) ->
-    spawn_link(fun() -> init_call(From, Name, Args) end).
+%% Runs it in a process that the caller monitors, with this tag in place of 'DOWN'.
+-spec start_call(term(), binary(), list()) -> pid().
+start_call(Tag, Name, Args) ->
+    {Pid, _} = spawn_opt(fun() -> exit({py_outcome, run(Name, Args)}) end, [{monitor, [{tag, Tag}]}]),
+    Pid.
+
+%% What such a process has ended with.
+-spec outcome(term()) -> outcome().
+outcome({py_outcome, Outcome}) -> Outcome;
+outcome(Reason) -> {exit, Reason, []}.
 
 -spec start_cast(binary(), list()) -> pid().
 start_cast(Name, Args) ->
@@ -68,32 +75,6 @@ is_clean(Parent, From) ->
 answer(From, Message) ->
     erlang:send(From, Message, [noconnect]),
     ok.
-
-%%% ------------------------------------------------------------------ of one call
-
-init_call(From, Name, Args) ->
-    process_flag(trap_exit, true), % the function goes with this process, not the other way round
-    {Pid, Monitor} = spawn_opt(fun() -> exit({py_reply, run(Name, Args)}) end, [link, monitor]),
-    receive
-        {'DOWN', Monitor, process, Pid, Reason} -> answer_call(From, Reason)
-    after ?WATCHED ->
-            run_long(From, Pid, Monitor)
-    end.
-
-run_long(From, Pid, Monitor) ->
-    Caller = erlang:monitor(process, From),
-    receive
-        {'DOWN', Monitor, process, Pid, Reason} ->
-            answer_call(From, Reason);
-        {'DOWN', Caller, process, From, _} ->
-            exit(Pid, kill),
-            ok
-    end.
-
-answer_call(From, {py_reply, {Class, Value, Stack}}) ->
-    answer(From, {py_reply, Class, Value, Stack});
-answer_call(From, Reason) ->
-    answer(From, {py_reply, exit, Reason, []}).
 
 %%% ------------------------------------------------------------------ without an answer
 

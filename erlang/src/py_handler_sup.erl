@@ -5,13 +5,12 @@
 %% report and nothing to start again, so this is no OTP supervisor. Messages:
 %%
 %%      {thread, From}              a handler for a Python thread
-%%      {call, From, Name, Args}    one for a single call
 %%      {cast, Name, Args}          one for a call without an answer
 -module(py_handler_sup).
 
 -behaviour(gen_server).
 
--export([start_link/0, start_thread/1, start_call/3, start_cast/2]).
+-export([start_link/0, start_thread/1, start_cast/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -spec start_link() -> gen_server:start_ret().
@@ -22,11 +21,6 @@ start_link() ->
 -spec start_thread(pid()) -> ok.
 start_thread(From) ->
     gen_server:cast(?MODULE, {thread, From}).
-
-%% Runs the function of that name for the Python thread From.
--spec start_call(pid(), binary(), list()) -> ok.
-start_call(From, Name, Args) ->
-    gen_server:cast(?MODULE, {call, From, Name, Args}).
 
 -spec start_cast(binary(), list()) -> ok.
 start_cast(Name, Args) ->
@@ -47,9 +41,6 @@ handle_call(_Request, _From, State) ->
 -spec handle_cast(term(), none) -> {noreply, none}.
 handle_cast({thread, From}, State) ->
     py_handler:start_thread(self(), From),
-    {noreply, State};
-handle_cast({call, From, Name, Args}, State) ->
-    py_handler:start_call(From, Name, Args),
     {noreply, State};
 handle_cast({cast, Name, Args}, State) ->
     py_handler:start_cast(Name, Args),

@@ -15,7 +15,9 @@
 %%      {unwatch, Ref}
 %%      {info, Ref}                      what it knows, to that alias
 %%
-%% and from the node lists of {Ref, Result}, {started, Ref}, {ended, Ref}, {log, ...}
+%%      {{py_done, Id}, _, process, _, Outcome}   a function that Python has called has ended
+%%
+%% and from the node lists of {Ref, Result}, {started, Ref}, {ended, Ref}, {log, ...}, {py_call, ...}, {py_drop, ...}
 %% (docs/protocol.md, "The application pynode").
 -module(py_node).
 
@@ -44,6 +46,8 @@
             watched = #{} :: #{reference() => watched()},
             owners = #{} :: #{reference() => reference()},  % monitor => call, of both
             cancelled = #{} :: #{reference() => {mf(), [reference()]}},
+            functions = #{} :: #{integer() => pid()},   % that Python has called and waits for
+            urgent = false :: boolean(),                % somebody in Python waits for what is gathered
             strangers = #{} :: #{reference() => true},  % started before the last turn, and nobody's
             sender = none :: pid() | none,  % waits until the connection takes its message
             unsent = [] :: [term()]}).      % messages behind that one, newest first
@@ -118,7 +122,7 @@ drain([], _, S) ->
 drain(Batch, N, S = #s{asked = Asked}) ->
     receive
         Message -> take(Message, Batch, N, S)
-    after if Asked >= ?AHEAD -> ?PATIENCE; true -> 0 end ->
+    after if Asked >= ?AHEAD, not S#s.urgent -> ?PATIENCE; true -> 0 end ->
             loop(flush(Batch, S))
     end.
 
@@ -162,6 +166,15 @@ take({'EXIT', Parent, Reason}, Batch, N, S) ->
         Parent -> leave(Reason, Batch, S);
         _ -> drain(Batch, N, S)
     end;
+take({{py_done, Id}, _, process, _, Reason}, Batch, N, S = #s{functions = Functions}) ->
+    case maps:take(Id, Functions) of
+        {_, Left} ->
+            {Class, Value, Stack} = py_handler:outcome(Reason),
+            Reply = {py_reply, Id, Class, Value, Stack},
+            drain([Reply | Batch], N + weight([Value], #{}), S#s{functions = Left, urgent = true});
+        error ->
+            drain(Batch, N, S)
+    end;
 take({info, Ref}, Batch, N, S) ->
     Ref ! {Ref, #{started => maps:keys(S#s.started), calls => maps:keys(S#s.calls),
                   watched => maps:keys(S#s.watched), cancelled => maps:keys(S#s.cancelled)}},
@@ -177,7 +190,7 @@ flush([], S) ->
 flush([{call, Ref, _, _, _, _} = Call], S = #s{calls = Calls}) when not is_map_key(Ref, Calls) ->
     send(Call, S);
 flush(Batch, S = #s{asked = Asked}) ->
-    Sent = send(lists:reverse(Batch), S),
+    Sent = send(lists:reverse(Batch), S#s{urgent = false}),
     case lists:any(fun is_answered/1, Batch) of
         true -> Sent#s{asked = min(?AHEAD, Asked + 1)};
         false -> Sent
@@ -226,6 +239,14 @@ spread([{started, Ref} | Items], S = #s{started = Started}) ->
     spread(Items, S#s{started = Started#{Ref => true}});
 spread([{ended, Ref} | Items], S = #s{started = Started}) ->
     spread(Items, untrack(Ref, S#s{started = maps:remove(Ref, Started)}));
+spread([{py_call, Id, Name, Args} | Items], S = #s{functions = Functions}) ->
+    Pid = py_handler:start_call({py_done, Id}, Name, Args),
+    spread(Items, S#s{functions = Functions#{Id => Pid}});
+spread([{py_drop, Id} | Items], S = #s{functions = Functions}) ->
+    case maps:take(Id, Functions) of
+        {Pid, Left} -> exit(Pid, kill), spread(Items, S#s{functions = Left});
+        error -> spread(Items, S)
+    end;
 spread([Log | Items], S) when element(1, Log) =:= log ->
     py_log:log(S#s.node, Log),
     spread(Items, S);
@@ -366,7 +387,8 @@ leave(Reason, Batch, S) ->
 %% Requests that have never left end as not started. Nobody else answers those of spawn_call when the
 %% application stops; the coordinator does when this process is killed.
 -spec finish(term(), [tuple()], #s{}) -> no_return().
-finish(Reason, Batch, S0 = #s{node = Node, unsent = Unsent}) ->
+finish(Reason, Batch, S0 = #s{node = Node, unsent = Unsent, functions = Functions}) ->
+    [exit(Pid, kill) || Pid <- maps:values(Functions)], % nobody waits for them any more
     [never_sent(Request, S0) || Request <- lists:flatten(lists:reverse(Unsent)) ++ lists:reverse(Batch)],
     S = finish_mailbox(S0),
     [begin

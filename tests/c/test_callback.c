@@ -1,5 +1,6 @@
-/* test_callback.c - calls from Python to Erlang: the answer, the time limit, a connection that is
- * lost, an interruption, a signal, many threads at once. Runs under TSan as well.
+/* test_callback.c - calls from Python to Erlang over the node's connection: the answer, the time limit,
+ * a connection that is lost, an interruption, a signal, the turns of those that are answered at once,
+ * many threads. Runs under TSan as well.
  */
 #include "config.h"
 
@@ -38,16 +39,20 @@ static int64_t in_seconds(int seconds) {
     return clock_now() + (int64_t)seconds * 1000000000;
 }
 
-/* A message to the pid. */
-static bool answer(uint32_t id, uint32_t serial, const char *text) {
+/* The answer to a call of this number that went out over c. */
+static bool answer_over(struct conn *c, uint64_t id, const char *text) {
     struct buf term = {0};
     bool found;
 
     term_put(&term, text);
-    found = callback_answer(id, serial, (struct slice){term.data, term.len});
+    found = callback_answer(c, id, (struct slice){term.data, term.len});
     memset(term.data, 0xee, term.len);
     buf_done(&term);
     return found;
+}
+
+static bool answer(const struct callback *cb, const char *text) {
+    return answer_over(cb->conn, cb->id, text);
 }
 
 static const char *answer_of(const struct callback *cb) {
@@ -56,33 +61,62 @@ static const char *answer_of(const struct callback *cb) {
 
 static void test_answer(struct conn *c) {
     struct callback cb, other;
-    uint32_t id, serial;
+    struct conn *elsewhere = open_conn();
+    uint64_t id;
 
-    ok(!answer(1, 1, "x"), "nobody waits: a message is no answer");
+    ok(!answer_over(c, 1, "x"), "nobody waits: nothing is an answer");
     is_int(callback_count(), 0, "none is counted");
     callback_begin(&cb, conn_ref(c));
     callback_begin(&other, conn_ref(c));
     is_int(callback_count(), 2, "two wait");
     id = cb.id;
-    serial = cb.serial;
-    ok(id != other.id || serial != other.serial, "each with a pid of its own");
-    ok(callback_alive(id, serial), "which lives");
-    ok(!callback_alive(id, serial + 1) && !callback_alive(id ^ 256, serial), "as no other does");
-    ok(!answer(id, serial + 1, "wrong"), "a message to another serial is no answer");
-    ok(!answer(id ^ 256, serial, "wrong"), "nor to another id");
-    ok(answer(id, serial, "{py_reply,ok,1}"), "a message to its pid is");
-    ok(answer(id, serial, "second"), "a second one is, too");
+    ok(id != other.id, "each with a number of its own");
+    ok(!answer_over(c, id + 256, "wrong"), "another number is no answer");
+    ok(!answer_over(elsewhere, id, "wrong"), "nor is one over another connection");
+    ok(answer(&cb, "{ok,1}"), "its number is");
+    ok(answer(&cb, "second"), "a second one is, too");
     is_int(callback_wait(&cb, 0), CALLBACK_ANSWERED, "it has been answered");
-    is_str(answer_of(&cb), "{py_reply,ok,1}", "with the first");
+    is_str(answer_of(&cb), "{ok,1}", "with the first");
     is_int(callback_wait(&cb, 0), CALLBACK_ANSWERED, "which stays so");
     is_int(callback_wait(&other, clock_now()), CALLBACK_WAITING, "the other has not");
     callback_end(&cb);
     is_int(callback_count(), 1, "one waits");
-    ok(!callback_alive(id, serial), "the other lives no more");
-    ok(!answer(id, serial, "late"), "a late message is no answer");
+    ok(!answer_over(c, id, "late"), "a late answer is none");
     callback_end(&other);
     is_int(callback_count(), 0, "none does");
-    ok(!callback_alive(other.id, other.serial), "and none lives");
+    ok(close_conn(elsewhere), "nothing holds the other connection");
+}
+
+/* Whether the waiter has been woken; it is asleep again then. */
+static bool is_woken(struct callback *cb) {
+    return sem_trywait(&cb->woken) == 0;
+}
+
+/* Of those that are answered at once each is woken when the one before has entered Python. */
+static void test_turns(struct conn *c) {
+    struct callback cb[5];
+
+    for (int i = 0; i < 5; i++)
+        callback_begin(&cb[i], conn_ref(c));
+    for (int i = 0; i < 4; i++)
+        answer(&cb[i], "x");
+    ok(is_woken(&cb[0]), "the first that is answered is woken");
+    ok(!is_woken(&cb[1]) && !is_woken(&cb[2]) && !is_woken(&cb[3]), "the others are not yet");
+    callback_entered(&cb[0]);
+    ok(is_woken(&cb[1]), "when it has entered, the second is");
+    ok(!is_woken(&cb[0]) && !is_woken(&cb[2]), "and no other");
+    callback_entered(&cb[0]);
+    ok(!is_woken(&cb[2]), "who has entered passes on once");
+    callback_entered(&cb[2]); /* its limit has passed, say */
+    callback_end(&cb[1]);
+    ok(!is_woken(&cb[2]) && is_woken(&cb[3]), "who woke by itself is passed over");
+    callback_end(&cb[3]);
+    answer(&cb[4], "x");
+    ok(is_woken(&cb[4]), "nobody is on its way: the next one is woken at once");
+    callback_end(&cb[4]);
+    callback_end(&cb[0]);
+    callback_end(&cb[2]);
+    is_int(callback_count(), 0, "none waits");
 }
 
 static void test_timeout(struct conn *c) {
@@ -93,7 +127,7 @@ static void test_timeout(struct conn *c) {
     is_int(callback_wait(&cb, 1), CALLBACK_WAITING, "a limit that has passed already");
     is_int(callback_wait(&cb, deadline), CALLBACK_WAITING, "one that passes");
     ok(clock_now() >= deadline, "not before its time");
-    answer(cb.id, cb.serial, "x");
+    answer(&cb, "x");
     is_int(callback_wait(&cb, 1), CALLBACK_ANSWERED, "an answer that is there counts all the same");
     callback_end(&cb);
 }
@@ -112,7 +146,7 @@ static void test_many(struct conn *c) {
         char text[16];
 
         snprintf(text, sizeof text, "%d", i * 7 % MANY);
-        wrong += !answer(cb->id, cb->serial, text);
+        wrong += !answer(cb, text);
     }
     for (int i = 0; i < MANY; i++) {
         char text[16];
@@ -134,12 +168,12 @@ static void test_lost(struct conn *c) {
     callback_begin(&waits, conn_ref(lost));
     callback_begin(&answered, conn_ref(lost));
     callback_begin(&other, conn_ref(c));
-    answer(answered.id, answered.serial, "x");
+    answer(&answered, "x");
     callback_closed(lost);
     is_int(callback_wait(&waits, 0), CALLBACK_LOST, "who waits over a connection is told of its end");
     is_int(callback_wait(&answered, 0), CALLBACK_ANSWERED, "who has the answer keeps it");
     is_int(callback_wait(&other, 1), CALLBACK_WAITING, "who waits over another is not told");
-    ok(answer(waits.id, waits.serial, "late"), "an answer that comes then");
+    ok(answer(&waits, "late"), "an answer that comes then");
     is_int(callback_wait(&waits, 0), CALLBACK_LOST, "changes nothing");
     is_str(answer_of(&waits), "-", "at all");
     callback_closed(lost);
@@ -176,13 +210,13 @@ static void test_interrupt(struct conn *c) {
     callback_begin(&nameless, conn_ref(c));
     mine.thread = answered.thread = 5;
     other.thread = 6;
-    answer(answered.id, answered.serial, "x");
+    answer(&answered, "x");
     callback_interrupt(5);
     is_int(callback_wait(&mine, 0), CALLBACK_INTERRUPTED, "who waits in a thread is interrupted");
     is_int(callback_wait(&answered, 0), CALLBACK_ANSWERED, "who has the answer keeps it");
     is_int(callback_wait(&other, 1), CALLBACK_WAITING, "who waits in another is not");
     is_int(callback_wait(&nameless, 1), CALLBACK_WAITING, "nor who waits in none");
-    ok(answer(mine.id, mine.serial, "late"), "an answer that comes then");
+    ok(answer(&mine, "late"), "an answer that comes then");
     callback_closed(c);
     is_int(callback_wait(&mine, 0), CALLBACK_INTERRUPTED, "changes nothing, nor does a loss");
     is_str(answer_of(&mine), "-", "at all");
@@ -220,7 +254,7 @@ static void test_signal(struct conn *c) {
         sched_yield();
     }
     is_int(atomic_load(&state_seen), CALLBACK_WAITING, "a signal ends the wait, not the call");
-    answer(signalled.id, signalled.serial, "x");
+    answer(&signalled, "x");
     pthread_join(thread, NULL);
     is_int(callback_wait(&signalled, 0), CALLBACK_ANSWERED, "the answer can still come");
     callback_end(&signalled);
@@ -234,7 +268,9 @@ enum { THREADS = 4, CALLS = 2000, POSTED = 64 };
 static struct {
     pthread_mutex_t lock;
     struct {
-        uint32_t id, serial, number;
+        struct conn *conn;
+        uint64_t id;
+        uint32_t number;
     } calls[POSTED];
     int n;
 } post = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -247,8 +283,8 @@ static void send_call(const struct callback *cb, uint32_t number) {
         pthread_mutex_lock(&post.lock);
         sent = post.n < POSTED;
         if (sent) {
+            post.calls[post.n].conn = cb->conn;
             post.calls[post.n].id = cb->id;
-            post.calls[post.n].serial = cb->serial;
             post.calls[post.n++].number = number;
         }
         pthread_mutex_unlock(&post.lock);
@@ -300,13 +336,15 @@ static void *caller_main(void *arg) {
 static void answer_all(void) {
     while (atomic_load(&callers) > 0) {
         struct buf term = {0};
-        uint32_t id = 0, serial = 0, number = 0;
+        struct conn *conn = NULL;
+        uint32_t number = 0;
+        uint64_t id = 0;
 
         pthread_mutex_lock(&post.lock);
         if (post.n > 0) {
             post.n--;
+            conn = post.calls[post.n].conn;
             id = post.calls[post.n].id;
-            serial = post.calls[post.n].serial;
             number = post.calls[post.n].number;
             etf_put_integer(&term, number);
         }
@@ -314,7 +352,7 @@ static void answer_all(void) {
         if (number % 20 == 1)
             callback_closed(conns[1]);
         else if (term.len > 0)
-            callback_answer(id, serial, (struct slice){term.data, term.len});
+            callback_answer(conn, id, (struct slice){term.data, term.len});
         else
             sched_yield();
         buf_done(&term);
@@ -359,6 +397,7 @@ int main(void) {
 
     request_init("py@h", 77);
     test_answer(c);
+    test_turns(c);
     test_timeout(c);
     test_many(c);
     test_lost(c);

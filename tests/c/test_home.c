@@ -339,6 +339,30 @@ static void test_detach(void) {
     is_int(dropped(), 0, "which is no harm");
 }
 
+/* What Python has called there: its answers come in lists, too. */
+static void test_reply(void) {
+    struct callback cb, lost;
+    char text[80];
+
+    say(&a, "{attach," H "}");
+    callback_begin(&cb, home_conn(NULL));
+    callback_begin(&lost, home_conn(NULL));
+    dropped();
+    snprintf(text, sizeof text, "[{py_reply,%d,ok,1,[]}]", (int)cb.id);
+    is_str(say(&a, text), "", "an answer to Python");
+    is_int(callback_wait(&cb, 0), CALLBACK_ANSWERED, "is given to who waits for it");
+    is_str(term_text((struct slice){cb.answer.data, 4}), "ok", "from the class on");
+    is_int(dropped(), 0, "nothing is dropped");
+    callback_end(&cb);
+    say(&a, text);
+    is_int(dropped(), 1, "a late one is");
+    say(&a, "[{py_reply,x,ok,1,[]},{py_reply,1,ok}]");
+    is_int(dropped(), 2, "what is no answer, too");
+    say(&a, "{detach," H "}");
+    is_int(callback_wait(&lost, 0), CALLBACK_LOST, "who waits for a home that goes is told");
+    callback_end(&lost);
+}
+
 static void wait_for_no_queue(void) {
     struct pool_numbers n;
     int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
@@ -508,6 +532,7 @@ static void test_all(void) {
     test_events();
     test_replaced();
     test_detach();
+    test_reply();
     test_drop_queue();
     test_several();
     test_log();

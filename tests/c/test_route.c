@@ -5,7 +5,6 @@
  */
 #include "config.h"
 
-#include "callback.h"
 #include "control.h"
 #include "ends.h"
 #include "io.h"
@@ -439,44 +438,6 @@ static void test_deliver(void) {
     is_int(object - before, 1, "the object is not held any more");
 }
 
-static void end_process(uint32_t id, uint32_t serial) {
-    struct buf why = {0};
-
-    etf_put_atom(&why, "normal");
-    process_pid_ended(id, serial, (struct slice){why.data, why.len});
-    buf_done(&why);
-}
-
-/* What Python has asked Erlang: the answer comes to a pid. */
-static void test_callback(void) {
-    struct callback cb, lost;
-    const char *pid;
-    struct end c;
-
-    open_end(&c, "c@h");
-    callback_begin(&cb, conn_ref(a.conn));
-    callback_begin(&lost, conn_ref(c.conn));
-    pid = line("<py@h,%u,%u,77>", cb.id, cb.serial);
-    dropped();
-    is_str(tell(&a, line("{2,'',%s}", pid), "{py_reply,ok,1}"), "", "an answer to Python");
-    is_int(callback_wait(&cb, 0), CALLBACK_ANSWERED, "is given to who waits for it");
-    is_str(term_text((struct slice){cb.answer.data, cb.answer.len}), "{py_reply,ok,1}",
-           "as it came");
-    is_int(dropped(), 0, "nothing is dropped");
-    is_str(tell(&b, line("{19," Q ",%s," RB "}", pid), NULL), "", "who waits can be watched");
-    callback_end(&cb);
-    end_process(cb.id, cb.serial);
-    is_str(got(&b), line("{28,%s," Q "," RB "} + normal", pid), "its end is told");
-    is_str(tell(&b, line("{19," Q ",%s," RB "}", pid), NULL),
-           line("{28,%s," Q "," RB "} + noproc", pid), "then it is not there any more");
-    is_str(tell(&a, line("{2,'',%s}", pid), "{py_reply,ok,2}"), "", "a late one");
-    is_int(dropped(), 1, "is");
-    outbox_close(&c.conn->out);
-    route_closed(c.conn);
-    is_int(callback_wait(&lost, 0), CALLBACK_LOST, "who waits for a peer that goes is told");
-    callback_end(&lost);
-    ok(close_end(&c), "and nothing holds the connection");
-}
 
 /* A peer goes while its requests wait and run. */
 static void test_closed(void) {
@@ -549,7 +510,6 @@ static void test_all(void) {
     test_no_exits();
     test_spawn();
     test_deliver();
-    test_callback();
     test_closed();
 }
 
