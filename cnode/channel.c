@@ -597,10 +597,13 @@ static void channel_set_refused(const char *peer) {
     pthread_mutex_unlock(&channels.lock);
 }
 
-static struct channel *channel_new(int number, uint32_t creation, int fd, const char *peer) {
+static struct channel *channel_new(int number, uint32_t creation, int fd, const char *peer,
+                                   unsigned long thread) {
     struct channel *ch = xcalloc(1, sizeof *ch);
 
     ch->number = number;
+    ch->thread = thread;
+    ch->used = clock_now();
     ch->conn = conn_new(fd, peer);
     conn_set_blocking(ch->conn);
     snprintf(ch->name, sizeof ch->name, "%s-thread-%d@%s", channels.alive, number, channels.host);
@@ -610,8 +613,8 @@ static struct channel *channel_new(int number, uint32_t creation, int fd, const 
 }
 
 /* Connects under the name with that number, which is the caller's. */
-static struct channel *channel_connect(int number, const char *peer, int64_t deadline,
-                                       struct err *e) {
+static struct channel *channel_connect(int number, const char *peer, unsigned long thread,
+                                       int64_t deadline, struct err *e) {
     char alive[300];
     uint32_t creation = 0;
     struct channel *ch = NULL;
@@ -622,7 +625,7 @@ static struct channel *channel_connect(int number, const char *peer, int64_t dea
     snprintf(alive, sizeof alive, "%s-thread-%d", channels.alive, number);
     fd = channels.connect(alive, creation, peer, deadline, e);
     if (fd >= 0)
-        ch = channel_new(number, creation, fd, peer);
+        ch = channel_new(number, creation, fd, peer, thread);
     pthread_mutex_lock(&channels.lock);
     if (ch) {
         ch->next = channels.list;
@@ -682,10 +685,7 @@ struct channel *channel_take(const char *peer, unsigned long thread, bool force,
         err_set(e, EX_TEMPFAIL, "node: no connection of its own to %s for this thread", peer);
         return NULL;
     }
-    ch = channel_connect(number, peer, deadline, e);
-    if (ch)
-        ch->thread = thread;
-    return ch;
+    return channel_connect(number, peer, thread, deadline, e);
 }
 
 void channel_give(struct channel *ch) {

@@ -36,7 +36,7 @@ struct channel {
     struct buf self;            /* its pid, a term */
     struct buf handler;         /* the handler's; empty: there is none */
     struct buf watch;           /* the monitor of the coordinator while it is asked */
-    unsigned long thread;       /* the owner's own name for itself */
+    unsigned long thread;       /* the owner's own name for itself; the list's lock */
     _Atomic bool calling;       /* set and reset by the owner, see channel_interrupt() */
     _Atomic bool interrupted;
     _Atomic bool reading; /* somebody has the read side: the owner in a call, or the tick */
