@@ -362,8 +362,10 @@ static int channel_spin(struct channel *ch) {
 
 /* Until something decides the call. */
 static enum channel_result channel_await(struct channel *ch, bool spin, int64_t deadline) {
-    int result = channel_look(ch);
+    int result;
 
+    channel_forget_answer(ch);
+    result = channel_look(ch);
     while (result == CHANNEL_NOTHING) {
         enum outbox_result written = outbox_flush(&ch->conn->out);
 
