@@ -27,6 +27,7 @@ enum {
     CHANNEL_HOMELESS_MS = 1000, /* and while there is none: it may be about to be started again */
     CHANNEL_PAUSE_MS = 10,
     CHANNEL_PEERS = 8,
+    CHANNEL_READS = 16, /* at one look; who sends faster than it is read would hold up the leader */
 };
 
 /* Not an answer: nothing of what was read ends the waiting. */
@@ -311,12 +312,13 @@ static int channel_read(struct channel *ch, bool wait) {
 /* All that has come so far, of which nobody waits for anything. */
 static void channel_drain(struct channel *ch) {
     uint64_t before;
+    int reads = 0;
 
     do {
         before = ch->conn->received;
         channel_read(ch, false);
         channel_forget_answer(ch);
-    } while (!ch->broken && ch->conn->received != before);
+    } while (!ch->broken && ch->conn->received != before && ++reads < CHANNEL_READS);
     if (!ch->broken && outbox_flush(&ch->conn->out) == OUTBOX_BROKEN)
         ch->broken = true;
 }
