@@ -224,8 +224,11 @@ static void channel_take_question(struct channel *ch, const struct dist_msg *msg
     struct buf out = {0}, why = {0};
     struct slice to;
     struct request_gen gen;
-    size_t begin = dist_begin(&out);
+    size_t begin;
 
+    if (atomic_load(&ch->conn->out.bytes) > CONN_HIGH) /* it does not read what it is told */
+        return;
+    begin = dist_begin(&out);
     if (msg->op == DIST_SPAWN_REQUEST) {
         etf_put_atom(&why, "notsup");
         dist_put_spawn_reply(&out, msg->ref, msg->from, 0, channel_slice(&why));
