@@ -726,14 +726,14 @@ static void channel_tick_one(struct channel *ch) {
     static const uint8_t tick[4];
     uint64_t sent = atomic_load_explicit(&ch->conn->out.sent, memory_order_relaxed);
 
-    if (sent == ch->tick_sent && atomic_load(&ch->conn->out.bytes) == 0) {
+    if (sent == ch->tick_sent && atomic_load(&ch->conn->out.bytes) == 0)
         outbox_put(&ch->conn->out, tick, sizeof tick);
-        outbox_flush(&ch->conn->out);
-    }
+    outbox_flush(&ch->conn->out); /* also the rest of a tick that did not fit in the last time */
     ch->tick_sent = atomic_load_explicit(&ch->conn->out.sent, memory_order_relaxed);
     if (channel_is_silent(ch)) {
         log_warning("channel %d to %s: closed: heartbeat missed", ch->number, ch->conn->peer);
         shutdown(ch->conn->fd, SHUT_RDWR); /* who reads sees the end */
+        ch->broken = true;
     }
 }
 
@@ -755,11 +755,14 @@ static void channel_sweep_locked(int64_t now) {
 void channel_tick(void) {
     pthread_mutex_lock(&channels.lock);
     for (struct channel *ch = channels.list; ch; ch = ch->next) {
-        channel_tick_one(ch);
-        if (channel_try_reading(ch)) {
+        bool reading = channel_try_reading(ch);
+
+        if (reading)
             channel_drain(ch);
+        if (!ch->broken)
+            channel_tick_one(ch);
+        if (reading)
             channel_stop_reading(ch);
-        }
     }
     channel_sweep_locked(clock_now());
     pthread_mutex_unlock(&channels.lock);

@@ -40,7 +40,7 @@ struct channel {
     _Atomic bool calling;       /* set and reset by the owner, see channel_interrupt() */
     _Atomic bool interrupted;
     _Atomic bool reading; /* somebody has the read side: the owner in a call, or the tick */
-    _Atomic bool broken;  /* the reader's; its owner may look at any time */
+    _Atomic bool broken;  /* it has ended, or will as soon as it is read */
     int64_t used;         /* when a call began last */
     uint64_t tag;         /* of the call that is under way; 0: none */
     struct frame kept;    /* the answer's frame, if it has a buffer of its own */
