@@ -141,24 +141,47 @@ static bool channel_is_handler(const struct channel *ch, struct slice pid) {
     return ch->handler.len > 0 && slice_equal(pid, channel_slice(&ch->handler));
 }
 
-/* {py_handler, Pid}: the handler that was asked for. */
-static int channel_take_handler(struct channel *ch, struct etf *at) {
+/* The coordinator is not watched any more. */
+static void channel_unwatch(struct channel *ch) {
     struct buf out = {0}, name = {0};
-    struct slice pid;
-    size_t begin;
+    size_t begin = dist_begin(&out);
 
-    if (ch->watch.len == 0 || etf_get_term(at, &pid) < 0 || pid.data[0] != ETF_NEW_PID)
-        return CHANNEL_NOTHING;
-    ch->handler.len = 0;
-    buf_put(&ch->handler, pid.data, pid.len);
-    begin = dist_begin(&out);
-    etf_put_atom(&name, "py_coordinator");
-    dist_put_demonitor(&out, channel_slice(&ch->self), channel_slice(&name),
-                       channel_slice(&ch->watch));
-    channel_put_frame(ch, &out, begin);
+    if (ch->watch.len > 0) {
+        etf_put_atom(&name, "py_coordinator");
+        dist_put_demonitor(&out, channel_slice(&ch->self), channel_slice(&name),
+                           channel_slice(&ch->watch));
+        channel_put_frame(ch, &out, begin);
+    }
     ch->watch.len = 0;
     buf_done(&name);
     buf_done(&out);
+}
+
+static void channel_kill(struct channel *ch, struct slice pid) {
+    struct buf out = {0};
+    size_t begin = dist_begin(&out);
+
+    dist_put_exit2(&out, channel_slice(&ch->self), pid);
+    etf_put_atom(&out, "kill");
+    channel_put_frame(ch, &out, begin);
+    buf_done(&out);
+}
+
+/* {py_handler, Pid}: the handler that was asked for; or one too much, if the one who was asked was late
+ * and was asked again. */
+static int channel_take_handler(struct channel *ch, struct etf *at) {
+    struct slice pid;
+
+    if (etf_get_term(at, &pid) < 0 || pid.data[0] != ETF_NEW_PID || channel_is_handler(ch, pid))
+        return CHANNEL_NOTHING;
+    if (ch->watch.len == 0) {
+        if (atomic_load(&ch->conn->out.bytes) <= CONN_HIGH)
+            channel_kill(ch, pid);
+        return CHANNEL_NOTHING;
+    }
+    ch->handler.len = 0;
+    buf_put(&ch->handler, pid.data, pid.len);
+    channel_unwatch(ch);
     return CHANNEL_ANSWERED;
 }
 
@@ -418,10 +441,11 @@ static void channel_ask(struct channel *ch) {
     struct buf out = {0}, name = {0};
     uint64_t n = atomic_fetch_add(&channels.next_tag, 1);
     const uint32_t ids[3] = {(uint32_t)n & 0x3ffff, (uint32_t)(n >> 18), (uint32_t)(n >> 50)};
-    size_t begin = dist_begin(&out);
+    size_t begin;
 
+    channel_unwatch(ch);
+    begin = dist_begin(&out);
     etf_put_atom(&name, "py_coordinator");
-    ch->watch.len = 0;
     etf_put_ref(&ch->watch, ch->name, etf_be32(ch->pid_tail + 8), ids, 3);
     dist_put_monitor(&out, channel_slice(&ch->self), channel_slice(&name),
                      channel_slice(&ch->watch));
@@ -489,18 +513,12 @@ enum channel_result channel_wait(struct channel *ch, int64_t deadline) {
 }
 
 void channel_abandon(struct channel *ch) {
-    struct buf out = {0};
-    size_t begin = dist_begin(&out);
-
     ch->tag = 0;
     if (ch->handler.len > 0) {
-        dist_put_exit2(&out, channel_slice(&ch->self), channel_slice(&ch->handler));
-        etf_put_atom(&out, "kill");
-        channel_put_frame(ch, &out, begin);
+        channel_kill(ch, channel_slice(&ch->handler));
         outbox_flush(&ch->conn->out);
     }
     ch->handler.len = 0;
-    buf_done(&out);
 }
 
 void channel_interrupt(unsigned long thread) {
