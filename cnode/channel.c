@@ -679,16 +679,17 @@ static bool channel_is_alive(struct channel *ch) {
 static struct channel *channel_reserve(const char *peer, unsigned long thread, bool force,
                                        int *number) {
     struct channel *ch, *other = NULL;
+    bool may;
 
     *number = 0;
     pthread_mutex_lock(&channels.lock);
     ch = channel_from_pool_locked(peer, false);
     if (ch)
         ch->thread = thread;
-    if (!ch && channels.n >= channels.max && (other = channel_from_pool_locked(peer, true))) {
+    may = !ch && (force || !channel_is_refused_locked(peer));
+    if (may && channels.n >= channels.max && (other = channel_from_pool_locked(peer, true)))
         channel_close_locked(other); /* the tick is not at it: it has the lock meanwhile */
-    }
-    if (!ch && channels.n < channels.max && (force || !channel_is_refused_locked(peer))) {
+    if (may && channels.n < channels.max) {
         *number = channel_number_locked();
         channels.names[*number].taken = true;
         channels.n++;
