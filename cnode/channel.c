@@ -241,11 +241,16 @@ static int channel_take_down(struct channel *ch, const struct dist_msg *msg) {
     return CHANNEL_HOMELESS;
 }
 
+static bool channel_is_to(const struct dist_msg *msg, const char *name) {
+    struct etf at = {msg->to.data, msg->to.data + msg->to.len};
+    struct slice to;
+
+    return etf_get_atom(&at, &to) == 0 && etf_atom_is(to, name);
+}
+
 /* Others that ask something of a node that runs nothing: so that they do not wait for ever. */
 static void channel_take_question(struct channel *ch, const struct dist_msg *msg) {
-    struct etf name = {msg->to.data, msg->to.data + msg->to.len};
     struct buf out = {0}, why = {0};
-    struct slice to;
     struct request_gen gen;
     size_t begin;
 
@@ -262,8 +267,8 @@ static void channel_take_question(struct channel *ch, const struct dist_msg *msg
         dist_put_unlink_ack(&out, msg->id, msg->to, msg->from);
     } else if (msg->op == DIST_LINK && !channel_is_self(ch, msg->to)) {
         dist_put_noproc(&out, msg->to, msg->from);
-    } else if (msg->op == DIST_REG_SEND && etf_get_atom(&name, &to) == 0 &&
-               etf_atom_is(to, "net_kernel") && request_read_gen_call(msg->payload, &gen) == 0) {
+    } else if (msg->op == DIST_REG_SEND && channel_is_to(msg, "net_kernel") &&
+               request_read_gen_call(msg->payload, &gen) == 0) {
         out.len = begin;
         begin = answer_gen_begin(&out, &gen);
         etf_put_atom(&out, "yes"); /* is_auth, net_adm:ping/1 */
