@@ -11,12 +11,12 @@
 enum { PEER_SECONDS = 30 };
 
 /* A moment between two looks at what tells nobody of its change. */
-static void moment(void) {
+TAP_UNUSED static void moment(void) {
     nanosleep(&(struct timespec){0, 1000000}, NULL);
 }
 
 /* Reads n bytes: whether they came before the connection ended. */
-static bool read_all(int fd, void *data, size_t n) {
+TAP_UNUSED static bool read_all(int fd, void *data, size_t n) {
     struct pollfd p = {fd, POLLIN, 0};
     size_t len = 0;
     ssize_t more;
@@ -32,7 +32,7 @@ static bool read_all(int fd, void *data, size_t n) {
 }
 
 /* Waits until the log has the text. */
-static bool peer_logged(const char *log, const char *text) {
+TAP_UNUSED static bool peer_logged(const char *log, const char *text) {
     int64_t end = clock_now() + (int64_t)PEER_SECONDS * 1000000000;
     bool found = false;
 
