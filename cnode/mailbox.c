@@ -111,15 +111,6 @@ void mailbox_begin(struct mailbox *m, unsigned long thread) {
     pthread_mutex_unlock(&mailboxes.lock);
 }
 
-bool mailbox_is_interrupted(struct mailbox *m) {
-    bool interrupted;
-
-    pthread_mutex_lock(&mailboxes.lock);
-    interrupted = m->interrupted;
-    pthread_mutex_unlock(&mailboxes.lock);
-    return interrupted;
-}
-
 bool mailbox_end(struct mailbox *m) {
     bool interrupted;
 

@@ -54,7 +54,6 @@ size_t mailbox_len(struct mailbox *m);
  * so that mailbox_interrupt(), which has it, too, sees whether it does. end: whether it was
  * interrupted. */
 void mailbox_begin(struct mailbox *m, unsigned long thread);
-bool mailbox_is_interrupted(struct mailbox *m);
 bool mailbox_end(struct mailbox *m);
 
 /* Waits until there is a message (true); or until the deadline (clock_now(); 0: none) has passed, a

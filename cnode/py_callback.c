@@ -92,7 +92,7 @@ static int py_callback_set_peer(struct py_callback *call, PyObject *node) {
         PyErr_Format(PyExc_TypeError, "node: not a str but a %.100s", Py_TYPE(node)->tp_name);
         return -1;
     }
-    name = PyUnicode_AsUTF8(node);
+    name = py_thread_text(node);
     if (!name)
         return -1;
     if (!strchr(name, '@') || strlen(name) >= sizeof call->peer) {
@@ -241,6 +241,8 @@ static enum callback_state py_callback_wait(struct callback *cb, struct buf *ite
     enum callback_state state = CALLBACK_LOST;
     bool raised = false;
 
+    if (PyErr_CheckSignals() < 0) /* one that came while the arguments were encoded */
+        return CALLBACK_WAITING;
     pool_wait_begin();
     py_leave();
     if (py_callback_gather(cb->conn, item))
@@ -344,6 +346,8 @@ static enum channel_result py_callback_run(struct channel *ch, struct buf *frame
                                            int64_t deadline) {
     enum channel_result result;
 
+    if (PyErr_CheckSignals() < 0) /* one that came while the arguments were encoded */
+        return CHANNEL_SIGNALLED;
     pool_wait_begin();
     py_leave();
     result = channel_call(ch, frame, deadline);

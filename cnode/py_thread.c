@@ -119,10 +119,12 @@ static struct py_thread *py_thread_get(void) {
 
 /* Channels. */
 
+/* One that is in a call is not to be had: Python code that runs in the middle of it (a converter, a
+ * signal's handler, what the collector finds) may call Erlang itself. */
 struct channel *py_thread_channel(const char *peer) {
     struct channel *ch = py_thread_current ? py_thread_current->channels : NULL;
 
-    while (ch && strcmp(ch->conn->peer, peer) != 0)
+    while (ch && (atomic_load(&ch->calling) || strcmp(ch->conn->peer, peer) != 0))
         ch = ch->held;
     return ch;
 }
@@ -270,22 +272,32 @@ int py_thread_deadline(PyObject *timeout, int64_t *deadline) {
     return 0;
 }
 
-/* Waits outside Python until there is a message: false with an exception, or none when the deadline has
- * passed. Signals are looked at in between. */
-static bool py_thread_wait(struct mailbox *m, int64_t deadline) {
-    bool there = false, failed;
+/* Waits outside Python until there is a message, a signal has come or the deadline has passed. With an
+ * exception if what this thread serves was cancelled. */
+static bool py_thread_wait_once(struct mailbox *m, int64_t deadline) {
+    bool there;
 
     mailbox_begin(m, PyThread_get_thread_ident());
     pool_wait_begin();
-    do {
-        py_leave();
-        there = mailbox_wait(m, deadline);
-        py_enter();
-        failed = !there && (mailbox_is_interrupted(m) || PyErr_CheckSignals() < 0);
-    } while (!there && !failed && (deadline == 0 || clock_now() < deadline));
+    py_leave();
+    there = mailbox_wait(m, deadline);
+    py_enter();
     pool_wait_end();
-    if (mailbox_end(m) && !there && !PyErr_Occurred() && !py_thread_check_cancelled())
+    if (mailbox_end(m) && !there && !py_thread_check_cancelled())
         PyErr_SetNone(py_interrupt_exception());
+    return there;
+}
+
+/* Until there is a message: false with an exception, or none when the deadline has passed. A signal's
+ * handler may receive itself, so it runs while nothing is waited for. */
+static bool py_thread_wait(struct mailbox *m, int64_t deadline) {
+    bool there = false;
+
+    while (!there && PyErr_CheckSignals() == 0) {
+        there = py_thread_wait_once(m, deadline);
+        if (PyErr_Occurred() || (deadline > 0 && clock_now() >= deadline))
+            break;
+    }
     return there;
 }
 
@@ -328,8 +340,19 @@ struct py_thread_target {
     bool own;
 };
 
+/* A str as text that ends at its first NUL, since it has no other: NULL with an exception. */
+const char *py_thread_text(PyObject *str) {
+    Py_ssize_t len;
+    const char *text = PyUnicode_AsUTF8AndSize(str, &len);
+
+    if (!text || strlen(text) == (size_t)len)
+        return text;
+    PyErr_SetString(PyExc_ValueError, "a name with a NUL character in it");
+    return NULL;
+}
+
 static int py_thread_set_node(struct py_thread_target *target, PyObject *node) {
-    const char *name = PyUnicode_AsUTF8(node);
+    const char *name = py_thread_text(node);
 
     if (!name)
         return -1;
@@ -342,7 +365,7 @@ static int py_thread_set_node(struct py_thread_target *target, PyObject *node) {
 }
 
 static int py_thread_set_name(struct py_thread_target *target, PyObject *name) {
-    const char *text = PyUnicode_AsUTF8(name);
+    const char *text = py_thread_text(name);
 
     if (!text)
         return -1;

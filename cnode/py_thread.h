@@ -35,6 +35,9 @@ void py_thread_drop(struct channel *ch);
 /* A time limit in seconds as a deadline (clock_now()), 0 for None: 0, or -1 with an exception. */
 int py_thread_deadline(PyObject *timeout, int64_t *deadline);
 
+/* The text of a name, which may have no NUL: NULL with an exception. */
+const char *py_thread_text(PyObject *str);
+
 /* Methods of _erlang. */
 PyObject *py_thread_self(PyObject *self, PyObject *unused);
 PyObject *py_thread_receive(PyObject *self, PyObject *args, PyObject *kwargs);
