@@ -11,8 +11,8 @@
 %%      {py_reply, Tag, Class, Value, Stack}
 %%
 %% Class being ok, error, exit, throw or not_registered. A function that leaves something behind (a link, a
-%% monitor, an entry of the process dictionary, messages to come) must not meddle with the next one: the
-%% handler then ends as {shutdown, retired}, and the thread asks for another one.
+%% monitor, a name, an entry of the process dictionary) must not meddle with the next one: the handler then
+%% ends as {shutdown, retired}, and the thread asks for another one.
 %%
 %% A call that py_node has started, since many come together, runs in a process of its own, whose exit reason is
 %% the outcome.
@@ -24,9 +24,9 @@
 
 -type outcome() :: {ok | error | exit | throw | not_registered, term(), list()}.
 
--spec start_thread(pid(), pid()) -> pid().
-start_thread(Parent, From) ->
-    spawn_link(fun() -> init_thread(Parent, From) end).
+-spec start_thread(pid()) -> pid().
+start_thread(From) ->
+    spawn_link(fun() -> init_thread(From) end).
 
 %% Runs it in a process that the caller monitors, with this tag in place of 'DOWN'.
 -spec start_call(term(), binary(), list()) -> pid().
@@ -45,31 +45,35 @@ start_cast(Name, Args) ->
 
 %%% ------------------------------------------------------------------ of a thread
 
-init_thread(Parent, From) ->
+init_thread(From) ->
     link(From),
     answer(From, {py_handler, self()}),
-    loop(Parent, From).
+    loop(From, state()).
 
-%% Messages that a function has left to come are nobody's.
-loop(Parent, From) ->
+%% Messages that a function has left to come are nobody's. What it has linked could end this process, and the
+%% next call with it: it is let go before the answer is given.
+loop(From, Clean) ->
     receive
         {py_call, Tag, Name, Args} ->
             {Class, Value, Stack} = run(Name, Args),
+            Left = state(),
+            Left =:= Clean orelse let_go(Left, Clean, From),
             answer(From, {py_reply, Tag, Class, Value, Stack}),
-            is_clean(Parent, From) orelse exit({shutdown, retired}),
-            loop(Parent, From);
+            Left =:= Clean orelse exit({shutdown, retired}),
+            loop(From, Clean);
         _ ->
-            loop(Parent, From)
+            loop(From, Clean)
     end.
 
-%% Whether this process is as it was before the call.
-is_clean(Parent, From) ->
-    case process_info(self(), [links, monitors, dictionary, trap_exit]) of
-        [{links, [_, _] = Links}, {monitors, []}, {dictionary, []}, {trap_exit, false}] ->
-            lists:member(Parent, Links) andalso lists:member(From, Links);
-        _ ->
-            false
-    end.
+%% All that a function can leave behind, but for messages: before the first call, and after each.
+state() ->
+    [{links, Links} | Rest] =
+        process_info(self(), [links, monitors, dictionary, trap_exit, registered_name, group_leader, priority]),
+    {lists:sort(Links), Rest}.
+
+let_go({Links, _}, {Own, _}, From) ->
+    [unlink(Link) || Link <- Links -- Own],
+    link(From). % which hears the end by that
 
 %% Does not connect anew to a node that has gone.
 answer(From, Message) ->

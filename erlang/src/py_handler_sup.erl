@@ -40,7 +40,7 @@ handle_call(_Request, _From, State) ->
 
 -spec handle_cast(term(), none) -> {noreply, none}.
 handle_cast({thread, From}, State) ->
-    py_handler:start_thread(self(), From),
+    py_handler:start_thread(From),
     {noreply, State};
 handle_cast({cast, Name, Args}, State) ->
     py_handler:start_cast(Name, Args),
