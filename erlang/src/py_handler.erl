@@ -18,7 +18,7 @@
 %% the outcome.
 -module(py_handler).
 
--export([start_thread/2, start_cast/2, start_call/3, outcome/1]).
+-export([start_thread/1, start_cast/2, start_call/3, outcome/1]).
 
 -export_type([outcome/0]).
 
