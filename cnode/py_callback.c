@@ -443,16 +443,17 @@ static PyObject *py_callback_own(const struct py_callback *call, bool force, str
     return NULL;
 }
 
-/* Whichever way there is. A few calls at once go each over its thread's channel, which is quickest; many
- * are gathered in the node's own connection, if it leads there, since messages that travel alone cost
- * both sides more than what is in them. So do those of threads that can have no channel. */
+/* Whichever way there is. A thread's first call gives it a channel. A few calls at once go each over its
+ * thread's channel, which is quickest; many are gathered in the node's own connection, if it leads
+ * there, since messages that travel alone cost both sides more than what is in them. So are those of
+ * threads that can have no channel. */
 static PyObject *py_callback_any(const struct py_callback *call) {
     struct conn *shared = home_conn_to(call->peer);
     bool many = atomic_load_explicit(&py_callback_calls, memory_order_relaxed) > PY_CALLBACK_FEW;
     struct err e = {0};
     PyObject *result;
 
-    if (shared && many)
+    if (shared && many && py_thread_channel(call->peer))
         return py_callback_shared(shared, call);
     result = py_callback_own(call, !shared, &e);
     if (result || PyErr_Occurred()) {
