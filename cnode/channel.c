@@ -19,7 +19,7 @@
 
 enum {
     CHANNEL_SILENT = 4,         /* ticks in a row that brought nothing, as io's */
-    CHANNEL_SPIN_NS = 100000,    /* the only caller looks this long before it sleeps */
+    CHANNEL_SPIN_NS = 100000,   /* the only caller looks this long before it sleeps */
     CHANNEL_NAME_MS = 2000,     /* a name that has just been given up is not taken again */
     CHANNEL_KEEP_SECONDS = 300, /* an unused channel stays in the pool */
     CHANNEL_REFUSED_MS = 1000,  /* a node that took no connection is not asked again */
@@ -133,8 +133,8 @@ static void channel_put_frame(struct channel *ch, struct buf *out, size_t begin)
 
 /* Whether a pid is that of this channel's own life: its name may have been another's before. */
 static bool channel_is_self(const struct channel *ch, struct slice pid) {
-    return pid.len > sizeof ch->pid_tail && memcmp(pid.data + pid.len - sizeof ch->pid_tail,
-                                                   ch->pid_tail, sizeof ch->pid_tail) == 0;
+    return pid.len > sizeof ch->pid_tail &&
+           memcmp(pid.data + pid.len - sizeof ch->pid_tail, ch->pid_tail, sizeof ch->pid_tail) == 0;
 }
 
 static bool channel_is_handler(const struct channel *ch, struct slice pid) {
@@ -388,7 +388,7 @@ static int channel_spin(struct channel *ch) {
         sched_yield();
         result = channel_read(ch, false);
     } while (result == CHANNEL_NOTHING && clock_now() < until &&
-           atomic_load_explicit(&channels.calls, memory_order_relaxed) <= 1);
+             atomic_load_explicit(&channels.calls, memory_order_relaxed) <= 1);
     atomic_store(&channels.spinning, false);
     return result;
 }
@@ -738,8 +738,8 @@ void channel_give(struct channel *ch) {
 
 /* Whether the peer has been silent for too long; what waits in the socket counts as heard. */
 static bool channel_is_silent(struct channel *ch) {
-    uint64_t received = atomic_load_explicit(&ch->received, memory_order_relaxed) +
-                        conn_unread(ch->conn);
+    uint64_t received =
+        atomic_load_explicit(&ch->received, memory_order_relaxed) + conn_unread(ch->conn);
 
     ch->silent = received != ch->tick_received ? 0 : ch->silent + 1;
     ch->tick_received = received;

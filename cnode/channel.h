@@ -32,12 +32,12 @@ struct channel {
     struct conn *conn;          /* whose read side is the channel's, too */
     char name[512];             /* ALIVE-thread-NUMBER@HOST */
     int number;
-    uint8_t pid_tail[12];       /* id, serial and creation of self */
-    struct buf self;            /* its pid, a term */
-    struct buf handler;         /* the handler's; empty: there is none */
-    struct buf watch;           /* the monitor of the coordinator while it is asked */
-    unsigned long thread;       /* the owner's own name for itself; the list's lock */
-    _Atomic bool calling;       /* set and reset by the owner, see channel_interrupt() */
+    uint8_t pid_tail[12]; /* id, serial and creation of self */
+    struct buf self;      /* its pid, a term */
+    struct buf handler;   /* the handler's; empty: there is none */
+    struct buf watch;     /* the monitor of the coordinator while it is asked */
+    unsigned long thread; /* the owner's own name for itself; the list's lock */
+    _Atomic bool calling; /* set and reset by the owner, see channel_interrupt() */
     _Atomic bool interrupted;
     _Atomic bool reading; /* somebody has the read side: the owner in a call, or the tick */
     _Atomic bool broken;  /* it has ended, or will as soon as it is read */

@@ -187,8 +187,8 @@ bool procs_set_name(struct proc *p, const char *name) {
     bool named;
 
     pthread_mutex_lock(&procs.lock);
-    named = !p->name && *procs_find_id_locked(p->id, p->serial) == p &&
-            procs_set_name_locked(p, own);
+    named =
+        !p->name && *procs_find_id_locked(p->id, p->serial) == p && procs_set_name_locked(p, own);
     pthread_mutex_unlock(&procs.lock);
     if (!named)
         free(own);

@@ -19,7 +19,7 @@ struct proc {
     struct mailbox *mailbox; /* or NULL */
     struct exec_lane lane;   /* of an object */
     _Atomic bool claimed;    /* what runs as this process has asked for it */
-    _Atomic bool ended;      /* unregistered from its own handler: its watchers hear it afterwards */
+    _Atomic bool ended; /* unregistered from its own handler: its watchers hear it afterwards */
 };
 
 struct watch {

@@ -16,9 +16,10 @@
 #include "py_thread.h"
 
 enum {
-    PY_CALLBACK_TRIES = 8, /* channels and handlers that turn out to be gone before a call is sent */
+    PY_CALLBACK_TRIES =
+        8, /* channels and handlers that turn out to be gone before a call is sent */
     PY_CALLBACK_ITEM_MAX = INT32_MAX - 4096, /* a frame's length, less what is around an item */
-    PY_CALLBACK_FEW = 4, /* calls under way; beyond that they are gathered */
+    PY_CALLBACK_FEW = 4,                     /* calls under way; beyond that they are gathered */
 };
 
 static _Atomic int py_callback_calls; /* under way */
@@ -82,10 +83,10 @@ static int py_callback_set_peer(struct py_callback *call, PyObject *node) {
     if (!node || node == Py_None) {
         if (home_peer(py_callback_conn, call->peer, sizeof call->peer))
             return 0;
-        py_callback_fail(PyUnicode_FromString(
-            py_callback_conn && outbox_is_closed(&py_callback_conn->out)
-                ? "the connection to the node that this call serves was lost"
-                : "no Erlang node with the application pynode is attached"));
+        py_callback_fail(
+            PyUnicode_FromString(py_callback_conn && outbox_is_closed(&py_callback_conn->out)
+                                     ? "the connection to the node that this call serves was lost"
+                                     : "no Erlang node with the application pynode is attached"));
         return -1;
     }
     if (!PyUnicode_Check(node)) {
@@ -166,7 +167,7 @@ static void py_callback_raise(const struct py_callback *call, struct slice class
     }
     reason = py_decode(at, "reason");
     stack = reason ? py_decode(at, "stack") : NULL;
-    name = stack ? PyUnicode_FromStringAndSize((const char *)class.data, (Py_ssize_t)class.len)
+    name = stack ? PyUnicode_FromStringAndSize((const char *)class.data, (Py_ssize_t) class.len)
                  : NULL;
     if (name)
         py_error_raise("ErlangError", Py_NewRef(reason), name, stack);
@@ -196,8 +197,7 @@ static void py_callback_late(const struct py_callback *call) {
 }
 
 static void py_callback_lost(const char *peer) {
-    py_callback_fail(
-        PyUnicode_FromFormat("the connection to %s was lost during the call", peer));
+    py_callback_fail(PyUnicode_FromFormat("the connection to %s was lost during the call", peer));
 }
 
 /* Over the node's own connection. */

@@ -22,22 +22,23 @@
 
 static const struct options *py_module_options;
 
-PyDoc_STRVAR(py_module_register_doc,
-             "register(name[, obj])\n--\n\n"
-             "Makes obj a server: messages to the name reach its methods, one after another.\n\n"
-             "handle_call(request, caller) answers gen_server:call/2,3 with what it returns;\n"
-             "handle_cast(request) takes gen_server:cast/2, handle_info(message) all else.\n"
-             "Without obj the name is that of the calling thread's own process: what is sent to it\n"
-             "is got by receive().\n\n"
-             ">>> class Echo:\n"
-             "...     def handle_call(self, request, caller):\n"
-             "...         return request\n"
-             ">>> register('echo_example', Echo())\n"
-             ">>> unregister('echo_example')\n"
-             ">>> register('me_example')\n"
-             ">>> whereis('me_example') == self()\n"
-             "True\n"
-             ">>> unregister('me_example')\n");
+PyDoc_STRVAR(
+    py_module_register_doc,
+    "register(name[, obj])\n--\n\n"
+    "Makes obj a server: messages to the name reach its methods, one after another.\n\n"
+    "handle_call(request, caller) answers gen_server:call/2,3 with what it returns;\n"
+    "handle_cast(request) takes gen_server:cast/2, handle_info(message) all else.\n"
+    "Without obj the name is that of the calling thread's own process: what is sent to it\n"
+    "is got by receive().\n\n"
+    ">>> class Echo:\n"
+    "...     def handle_call(self, request, caller):\n"
+    "...         return request\n"
+    ">>> register('echo_example', Echo())\n"
+    ">>> unregister('echo_example')\n"
+    ">>> register('me_example')\n"
+    ">>> whereis('me_example') == self()\n"
+    "True\n"
+    ">>> unregister('me_example')\n");
 
 static PyObject *py_module_register(PyObject *self, PyObject *args) {
     const char *name;
@@ -78,9 +79,12 @@ PyDoc_STRVAR(
     py_module_call_doc,
     "call(name, *args, timeout=None, node=None)\n--\n\n"
     "Calls an Erlang function and returns its value; this thread waits, others run meanwhile.\n\n"
-    "name is what the function was registered as, or 'module:function'; call('module', 'function',\n"
-    "[args]) is the same. It runs in the Erlang node whose request this thread serves, else in the\n"
-    "one that was attached first, or in node. ErlangError: the function failed, there is none, or the\n"
+    "name is what the function was registered as, or 'module:function'; call('module', "
+    "'function',\n"
+    "[args]) is the same. It runs in the Erlang node whose request this thread serves, else in "
+    "the\n"
+    "one that was attached first, or in node. ErlangError: the function failed, there is none, or "
+    "the\n"
     "connection was lost; erlang.TimeoutError: there is no answer after timeout seconds, and what\n"
     "runs is killed.\n\n"
     ">>> call('no_such_function', 1)\n"
@@ -103,18 +107,19 @@ PyDoc_STRVAR(py_module_self_doc,
              ">>> self().node == node()\n"
              "True\n");
 
-PyDoc_STRVAR(py_module_receive_doc,
-             "receive(timeout=None)\n--\n\n"
-             "The next message to this thread's process; waits for one, others run meanwhile.\n\n"
-             "erlang.TimeoutError: none came in timeout seconds. Exit signals of what it is linked\n"
-             "to are messages ('EXIT', pid, reason), ends of what it monitors are\n"
-             "('DOWN', ref, 'process', pid_or_name, reason).\n\n"
-             ">>> send(self(), ('hello', 1))\n"
-             ">>> receive()\n"
-             "('hello', 1)\n"
-             ">>> receive(timeout=0)\n"
-             "Traceback (most recent call last):\n"
-             "erlang.errors.TimeoutError: no message in time\n");
+PyDoc_STRVAR(
+    py_module_receive_doc,
+    "receive(timeout=None)\n--\n\n"
+    "The next message to this thread's process; waits for one, others run meanwhile.\n\n"
+    "erlang.TimeoutError: none came in timeout seconds. Exit signals of what it is linked\n"
+    "to are messages ('EXIT', pid, reason), ends of what it monitors are\n"
+    "('DOWN', ref, 'process', pid_or_name, reason).\n\n"
+    ">>> send(self(), ('hello', 1))\n"
+    ">>> receive()\n"
+    "('hello', 1)\n"
+    ">>> receive(timeout=0)\n"
+    "Traceback (most recent call last):\n"
+    "erlang.errors.TimeoutError: no message in time\n");
 
 PyDoc_STRVAR(py_module_monitor_doc,
              "monitor(target)\n--\n\n"
@@ -336,7 +341,8 @@ int py_module_load(const struct options *o) {
     snprintf(py_encode_settings.none_atom, sizeof py_encode_settings.none_atom, "%s", o->none_atom);
     procs_init(py_defer);
     module = PyImport_ImportModule("_erlang");
-    if (!module || py_thread_init() < 0 || py_call_init(o) < 0 || py_error_init() < 0 || py_log_init() < 0) {
+    if (!module || py_thread_init() < 0 || py_call_init(o) < 0 || py_error_init() < 0 ||
+        py_log_init() < 0) {
         Py_XDECREF(module);
         return -1;
     }

@@ -19,10 +19,10 @@
 
 struct py_thread {
     unsigned long ident;
-    struct proc *own;          /* the thread's own process, or NULL; counted */
-    struct proc *served;       /* that of the request that it serves, or NULL; counted */
-    struct channel *channels;  /* by held */
-    struct buf reason;         /* why the thread ends, a term; empty: normal */
+    struct proc *own;         /* the thread's own process, or NULL; counted */
+    struct proc *served;      /* that of the request that it serves, or NULL; counted */
+    struct channel *channels; /* by held */
+    struct buf reason;        /* why the thread ends, a term; empty: normal */
 };
 
 static _Thread_local struct py_thread *py_thread_current;

@@ -20,7 +20,7 @@ enum stats_counter {
     STATS_CONNECTS, /* handshakes that succeeded */
     STATS_HANDSHAKES_FAILED,
     STATS_MAILBOX_DROPPED, /* messages to a process whose mailbox was full */
-    STATS_LEAD_TAKEN, /* times the io thread took the lead from a worker in Python */
+    STATS_LEAD_TAKEN,      /* times the io thread took the lead from a worker in Python */
     STATS_END
 };
 

@@ -39,8 +39,9 @@ static struct tie *ties_take_locked(struct tie **at, const struct conn *conn, ui
     struct tie *t;
 
     while ((t = *at)) {
-        bool found = conn ? t->conn == conn
-                          : t->id == id && t->serial == serial && (!ref || slice_equal(t->ref, *ref));
+        bool found =
+            conn ? t->conn == conn
+                 : t->id == id && t->serial == serial && (!ref || slice_equal(t->ref, *ref));
 
         if (!found) {
             at = &t->next;

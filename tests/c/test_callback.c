@@ -152,8 +152,8 @@ static void test_many(struct conn *c) {
         char text[16];
 
         snprintf(text, sizeof text, "%d", i);
-        wrong += callback_wait(&all[i], 0) != CALLBACK_ANSWERED ||
-                 all[i].answer.len == 0 || strcmp(answer_of(&all[i]), text) != 0;
+        wrong += callback_wait(&all[i], 0) != CALLBACK_ANSWERED || all[i].answer.len == 0 ||
+                 strcmp(answer_of(&all[i]), text) != 0;
     }
     for (int i = 0; i < MANY; i++)
         callback_end(&all[i * 3 % MANY]);
@@ -170,7 +170,8 @@ static void test_lost(struct conn *c) {
     callback_begin(&other, conn_ref(c));
     answer(&answered, "x");
     callback_closed(lost);
-    is_int(callback_wait(&waits, 0), CALLBACK_LOST, "who waits over a connection is told of its end");
+    is_int(callback_wait(&waits, 0), CALLBACK_LOST,
+           "who waits over a connection is told of its end");
     is_int(callback_wait(&answered, 0), CALLBACK_ANSWERED, "who has the answer keeps it");
     is_int(callback_wait(&other, 1), CALLBACK_WAITING, "who waits over another is not told");
     ok(answer(&waits, "late"), "an answer that comes then");
