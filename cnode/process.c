@@ -377,6 +377,19 @@ void process_unregistered(struct proc *p, const char *name, const char *reason) 
 
 /* What Python asks for. */
 
+/* What has ended meanwhile, as an object that is unregistered while it runs, watches nothing and is
+ * linked to nobody: its end has been told before. */
+static void process_settle(uint32_t id, uint32_t serial, struct slice self) {
+    struct buf why = {0};
+
+    if (process_has_proc(self))
+        return;
+    etf_put_atom(&why, "noproc");
+    process_pid_ended(id, serial, process_slice(&why));
+    process_drop_ties(id, serial);
+    buf_done(&why);
+}
+
 void process_monitor(uint32_t id, uint32_t serial, bool own, struct conn *c, const char *node,
                      struct slice to, struct buf *ref) {
     struct buf self = {0}, why = {0}, out = {0};
@@ -400,6 +413,7 @@ void process_monitor(uint32_t id, uint32_t serial, bool own, struct conn *c, con
         etf_put_atom(&why, "noconnection");
     if (why.len > 0)
         process_tell_down(id, serial, process_slice(ref), to, node, process_slice(&why));
+    process_settle(id, serial, process_slice(&self));
     buf_done(&self);
     buf_done(&why);
     buf_done(&out);
@@ -449,6 +463,7 @@ void process_link(uint32_t id, uint32_t serial, bool own, struct conn *c, struct
         process_put_exit(&out, to, process_slice(&why));
         process_tell(me, &out);
     }
+    process_settle(id, serial, me);
     buf_done(&self);
     buf_done(&why);
     buf_done(&out);
