@@ -25,7 +25,7 @@ static struct {
     void (*attached)(void);
     pthread_mutex_t lock; /* guards all below */
     struct home *list;    /* the one attached first is the first */
-    char *last;           /* the node of the latest first one */
+    char *last;           /* while there is none: the node of the last one */
 } homes = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void home_init(void (*attached)(void)) {
@@ -42,6 +42,10 @@ static bool home_remove(const struct conn *c, struct slice pid) {
     found = *at;
     if (found)
         *at = found->next;
+    if (found && !homes.list) {
+        free(homes.last);
+        homes.last = xstrdup(c->peer);
+    }
     pthread_mutex_unlock(&homes.lock);
     if (!found)
         return false;
@@ -63,10 +67,6 @@ static void home_add(struct conn *c, struct slice pid) {
     while (*at)
         at = &(*at)->next;
     *at = h;
-    if (first) {
-        free(homes.last);
-        homes.last = xstrdup(c->peer);
-    }
     pthread_mutex_unlock(&homes.lock);
     if (first && homes.attached)
         homes.attached();
@@ -158,13 +158,13 @@ struct conn *home_conn_to(const char *peer) {
 }
 
 bool home_peer(struct conn *wanted, char *peer, size_t size) {
-    const char *name = NULL;
-    bool found;
+    bool own = wanted && outbox_gathers(&wanted->out), found;
+    const char *name;
 
     if (wanted && outbox_is_closed(&wanted->out)) /* another one is not its stand-in */
         return false;
     pthread_mutex_lock(&homes.lock);
-    if (wanted && outbox_gathers(&wanted->out))
+    if (own)
         name = wanted->peer;
     else if (homes.list)
         name = homes.list->conn->peer;
