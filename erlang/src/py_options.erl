@@ -112,7 +112,7 @@ app_option(_, _) -> error.
 
 may_call(V) when V =:= all; V =:= registered ->
     {ok, V};
-may_call(V) when is_list(V) ->
+may_call(V) when is_list(V), length(V) >= 0 ->
     case [X || X <- V, not is_callable(X)] of
         [] -> {ok, V};
         _ -> error
