@@ -313,6 +313,40 @@ static void test_writers(void) {
     is_str(term_take(&out), "{36,16#0000000100000000," Q "," P "}", "UNLINK_ID_ACK");
 
     begin = dist_begin(&out);
+    dist_put_link(&out, q, p);
+    dist_end(&out, begin);
+    is_str(term_take(&out), "{1," Q "," P "}", "LINK");
+
+    begin = dist_begin(&out);
+    dist_put_unlink(&out, 1, q, p);
+    dist_end(&out, begin);
+    is_str(term_take(&out), "{35,1," Q "," P "}", "UNLINK_ID");
+    begin = dist_begin(&out);
+    dist_put_unlink(&out, UINT64_C(1) << 32, q, p);
+    dist_end(&out, begin);
+    is_str(term_take(&out), "{35,16#0000000100000000," Q "," P "}", "one with a large number");
+
+    begin = dist_begin(&out);
+    dist_put_monitor(&out, q, p, r);
+    dist_end(&out, begin);
+    is_str(term_take(&out), "{19," Q "," P "," R "}", "MONITOR");
+    begin = dist_begin(&out);
+    dist_put_monitor(&out, q, term(&bx, "name"), r);
+    dist_end(&out, begin);
+    is_str(term_take(&out), "{19," Q ",name," R "}", "one of a name");
+
+    begin = dist_begin(&out);
+    dist_put_demonitor(&out, q, p, r);
+    dist_end(&out, begin);
+    is_str(term_take(&out), "{20," Q "," P "," R "}", "DEMONITOR");
+
+    begin = dist_begin(&out);
+    dist_put_exit2(&out, q, p);
+    term_put(&out, "kill");
+    dist_end(&out, begin);
+    is_str(term_take(&out), "{26," Q "," P "} + kill", "EXIT2, the reason in the payload");
+
+    begin = dist_begin(&out);
     dist_put_send(&out, p);
     term_put(&out, "1");
     dist_end(&out, begin);

@@ -141,6 +141,22 @@ static bool home_conn_is(struct conn *wanted, const struct conn *want) {
     return c == want;
 }
 
+/* The node that home_peer() names, "" if it names none. */
+static const char *peer(struct conn *wanted) {
+    static char name[300];
+
+    return home_peer(wanted, name, sizeof name) ? name : "";
+}
+
+/* Whether home_conn_to() finds that connection, NULL: none. */
+static bool home_conn_to_is(const char *name, const struct conn *want) {
+    struct conn *c = home_conn_to(name);
+
+    if (c)
+        conn_unref(c);
+    return c == want;
+}
+
 /* As long as nobody has attached. */
 static void test_no_home(void) {
     is_str(say(&a, "{call," R1 ",m,f,[1],#{}}"), "", "a call has no answer yet");
@@ -419,6 +435,11 @@ static void test_several(void) {
     attach(&c, HC);
     attach(&d, HD);
     is_int(attached - before, 1, "the second home is nothing new");
+    is_str(peer(NULL), "c@h", "the first one's node is the one to call");
+    is_str(peer(d.conn), "d@h", "the second if it is wanted");
+    is_str(peer(e.conn), "c@h", "the first if who is wanted is none");
+    ok(home_conn_to_is("c@h", c.conn) && home_conn_to_is("d@h", d.conn), "each is found by its name");
+    ok(home_conn_to_is("e@h", NULL) && home_conn_to_is("c@", NULL), "and nobody else");
     ok(home_conn_is(NULL, c.conn), "the first is called");
     ok(home_conn_is(d.conn, d.conn), "the second if it is wanted");
     ok(home_conn_is(e.conn, c.conn), "the first if who is wanted is none");
@@ -429,8 +450,11 @@ static void test_several(void) {
     is_str(got(&d), TO(HD) "[{" R2 ",{ok,42}}]", "and no other");
     outbox_close(&c.conn->out);
     ok(home_conn_is(c.conn, NULL), "the first goes: who wanted it is not sent to another");
+    is_str(peer(c.conn), "", "by name neither");
     ok(gone(&c), "nothing holds its connection");
+    ok(home_conn_to_is("c@h", NULL), "by its name it is not found");
     ok(home_conn_is(NULL, d.conn), "then the second is called");
+    is_str(peer(NULL), "d@h", "its node is named");
     home_closed(e.conn);
     ok(home_conn_is(NULL, d.conn), "until it has gone, and not somebody else");
     conn_ref(d.conn);
@@ -440,6 +464,7 @@ static void test_several(void) {
     conn_unref(d.conn);
     ok(gone(&e), "and when that has gone");
     ok(home_conn_is(NULL, NULL), "none");
+    is_str(peer(NULL), "e@h", "but the node of the last is named: it may come back");
     attach(&a, H);
     is_int(attached - before, 2, "that there is one again is told");
     say(&a, "{detach," H "}");

@@ -75,6 +75,8 @@ static void test_defaults(void) {
     ok(o.workers >= 1 && o.workers <= 1024, "default: workers after the processors");
     is_int(o.max_workers, 512, "default: 512 workers at most");
     is_int(o.queue_size, 10000, "default: 10000 wait");
+    is_int(o.max_connections, 512, "default: 512 threads have connections of their own");
+    is_int(o.mailbox_size, 10000, "default: 10000 messages wait");
     ok(o.drain_timeout == 30, "default: 30 s to drain");
     is_int(o.path.len + o.imports.len + o.allow.len + o.connect.len, 0, "default: empty lists");
     ok(!o.owned, "default: owned by nobody");
@@ -89,6 +91,7 @@ static void test_defaults(void) {
 static void test_values(void) {
     is_int(parse("--name a-B_9@h.x --bind 127.0.0.1 --listen-min 4000 --listen-max 4010 "
                  "--net-ticktime 4 --workers 3 --max-workers 9 --queue-size 7 --max-frame 2M "
+                 "--max-connections 11 --mailbox-size 12 "
                  "--max-atoms 99 --drain-timeout 1.5 --log-file /l --log-level debug "
                  "--log-format json --strings bytes --none-atom nil --unconvertible str"),
            0, "all with a value");
@@ -102,6 +105,8 @@ static void test_values(void) {
     is_int(o.workers, 3, "--workers");
     is_int(o.max_workers, 9, "--max-workers");
     is_int(o.queue_size, 7, "--queue-size");
+    is_int(o.max_connections, 11, "--max-connections");
+    is_int(o.mailbox_size, 12, "--mailbox-size");
     is_int(o.max_frame, 2 << 20, "--max-frame");
     is_int(o.max_atoms, 99, "--max-atoms");
     ok(o.drain_timeout == 1.5, "--drain-timeout");
@@ -111,6 +116,12 @@ static void test_values(void) {
     ok(o.strings_as_bytes, "--strings bytes");
     is_str(o.none_atom, "nil", "--none-atom");
     ok(o.unconvertible_str, "--unconvertible str");
+    is_int(parse("--max-connections 0 --mailbox-size 1"), 0, "the least");
+    is_int(o.max_connections, 0, "no connections of their own");
+    is_int(o.mailbox_size, 1, "one message");
+    is_int(parse("--max-connections 16384 --mailbox-size 10000000"), 0, "the most");
+    is_int(o.max_connections, 16384, "16384 connections");
+    is_int(o.mailbox_size, 10000000, "10000000 messages");
     is_int(parse("--port=4711"), 0, "--port with =");
     is_int(o.listen_min, 4711, "--port is a range of one");
     is_int(o.listen_max, 4711, "--port, upper end");
@@ -186,6 +197,15 @@ static void test_refused(void) {
         {"--max-workers 0", EX_USAGE, "--max-workers: '0' is not a number from 1 to 1024"},
         {"--workers 9 --max-workers 8", EX_USAGE, "--max-workers: 8 is below --workers 9"},
         {"--queue-size 0", EX_USAGE, "--queue-size: '0' is not a number from 1 to 10000000"},
+        {"--max-connections -1", EX_USAGE,
+         "--max-connections: '-1' is not a number from 0 to 16384"},
+        {"--max-connections 16385", EX_USAGE,
+         "--max-connections: '16385' is not a number from 0 to 16384"},
+        {"--max-connections many", EX_USAGE,
+         "--max-connections: 'many' is not a number from 0 to 16384"},
+        {"--mailbox-size 0", EX_USAGE, "--mailbox-size: '0' is not a number from 1 to 10000000"},
+        {"--mailbox-size 10000001", EX_USAGE,
+         "--mailbox-size: '10000001' is not a number from 1 to 10000000"},
         {"--max-atoms x", EX_USAGE, "--max-atoms: 'x' is not a number from 1 to 16777216"},
         {"--net-ticktime 0", EX_USAGE, "--net-ticktime: '0' is not a number from 1 to 86400"},
         {"--port 65536", EX_USAGE, "--port: '65536' is not a number from 0 to 65535"},
@@ -596,7 +616,7 @@ static void test_help(void) {
         "--queue-size", "--path",       "--venv",          "--import",        "--allow",
         "--strings",    "--none-atom",  "--unconvertible", "--max-frame",     "--max-atoms",
         "--log-level",  "--log-format", "--log-file",      "--drain-timeout", "--check-config",
-        "--connect",    "--owned",
+        "--connect",    "--owned",      "--max-connections", "--mailbox-size",
         "--version",    "--help",
     };
     const char *p, *next;

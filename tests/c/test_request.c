@@ -405,6 +405,28 @@ static void test_pids(void) {
     buf_done(&b);
 }
 
+static void test_refs(void) {
+    struct buf b = {0}, before = {0};
+    int same = 0;
+
+    request_new_ref(&b);
+    is_str(term_text((struct slice){b.data, b.len}), "#<py@h,77,1,0,0>", "our first reference");
+    for (int i = 0; i < 300000; i++) {
+        before.len = 0;
+        buf_put(&before, b.data, b.len);
+        b.len = 0;
+        request_new_ref(&b);
+        same += before.len != b.len || memcmp(before.data, b.data, b.len) == 0;
+    }
+    is_int(same, 0, "each one is new");
+    is_str(term_text((struct slice){b.data, b.len}), "#<py@h,77,37857,1,0>",
+           "the first word has 18 bits, then the next counts");
+    request_new_ref(&b);
+    is_int(b.len, 2 * before.len, "it is appended");
+    buf_done(&b);
+    buf_done(&before);
+}
+
 int main(void) {
     request_init("py@h", 77);
     test_forms();
@@ -414,5 +436,6 @@ int main(void) {
     test_app_empty_option();
     test_gen();
     test_pids();
+    test_refs();
     return tap_end();
 }
