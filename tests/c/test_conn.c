@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/socket.h>
 
 enum { KIB = 1 << 10, MIB = 1 << 20, MAX = 64 * MIB };
@@ -371,6 +372,89 @@ static void test_closed(void) {
     buf_done(&b);
 }
 
+static struct {
+    struct conn *c;
+    _Atomic int result;
+    _Atomic bool done;
+} awaiter;
+
+static void *awaiter_main(void *arg) {
+    const char *why = "";
+
+    awaiter.result = (int)conn_await(awaiter.c, &why);
+    atomic_store(&awaiter.done, true);
+    return arg;
+}
+
+static void signalled_cb(int signo) {
+    (void)signo;
+}
+
+/* A connection that one thread reads alone. */
+static void test_await(void) {
+    struct sigaction action = {.sa_handler = signalled_cb}; /* without SA_RESTART */
+    struct conn *c = awaiter.c = open_pair();
+    struct buf b = {0};
+    struct frame f;
+    const char *why = "";
+    pthread_t thread;
+
+    conn_set_blocking(c);
+    ok(!(fcntl(c->fd, F_GETFL) & O_NONBLOCK), "a connection whose socket blocks");
+    is_int(conn_read(c, &why), CONN_EMPTY, "can still be read without waiting");
+    put_frame(&b, 10, 1);
+    send_all(b.data, b.len);
+    is_int(conn_await(c, &why), CONN_EMPTY, "what is there is read");
+    ok(conn_next(c, MAX, &f) == 1 && is_frame(&f, 10, 1), "it is the frame");
+    is_int(c->received, b.len, "counted");
+
+    sigaction(SIGUSR1, &action, NULL);
+    atomic_store(&awaiter.done, false);
+    if (pthread_create(&thread, NULL, awaiter_main, NULL) != 0)
+        tap_bail("no thread");
+    while (!atomic_load(&awaiter.done)) { /* a signal may come before it waits */
+        pthread_kill(thread, SIGUSR1);
+        sched_yield();
+    }
+    pthread_join(thread, NULL);
+    is_int(awaiter.result, CONN_EMPTY, "a signal ends the waiting");
+    is_int(c->received, b.len, "and nothing has been read");
+
+    atomic_store(&awaiter.done, false);
+    if (pthread_create(&thread, NULL, awaiter_main, NULL) != 0)
+        tap_bail("no thread");
+    send_all(b.data, 7);
+    pthread_join(thread, NULL);
+    is_int(c->received, b.len + 7, "else it ends when something comes");
+    is_int(conn_next(c, MAX, &f), 0, "half a frame");
+    send_all(b.data + 7, b.len - 7);
+    conn_await(c, &why);
+    ok(conn_next(c, MAX, &f) == 1 && is_frame(&f, 10, 1), "and the rest of it");
+
+    atomic_store(&awaiter.done, false);
+    if (pthread_create(&thread, NULL, awaiter_main, NULL) != 0)
+        tap_bail("no thread");
+    shutdown(c->fd, SHUT_RDWR);
+    pthread_join(thread, NULL);
+    is_int(awaiter.result, CONN_CLOSED, "or when the connection ends, also from here");
+    buf_done(&b);
+    close_pair(c);
+}
+
+/* Writing never waits, whatever the socket does. */
+static void test_blocking_write(void) {
+    struct conn *c = open_pair();
+    struct buf b = {0};
+
+    conn_set_blocking(c);
+    put_frame(&b, 4 * MIB, 1);
+    outbox_put_buf(&c->out, &b);
+    is_int(outbox_flush(&c->out), OUTBOX_FULL, "a socket that blocks is written as far as it goes");
+    ok(atomic_load(&c->out.bytes) > 0, "the rest waits");
+    buf_done(&b);
+    close_pair(c);
+}
+
 /* A connection by TCP that is reset: only there is such a thing. */
 static void test_reset(void) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -561,6 +645,8 @@ int main(void) {
     test_mixed();
     test_max();
     test_closed();
+    test_await();
+    test_blocking_write();
     test_reset();
     test_unread();
     test_references();

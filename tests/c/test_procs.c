@@ -85,6 +85,84 @@ static void test_names(void) {
     is_int(b.released, 1, "the other, too");
 }
 
+/* A name as a term, "-" if the process has none. */
+static const char *name_of(struct proc *p) {
+    struct buf b = {0};
+    const char *name = procs_put_name(p, &b) ? term_text((struct slice){b.data, b.len}) : "-";
+
+    if (*name == '-' && b.len > 0)
+        tap_bail("something was written for a name that there is not");
+    buf_done(&b);
+    return name;
+}
+
+/* Processes with a mailbox. */
+static void test_processes(void) {
+    struct object a = {0};
+    struct proc *p = procs_spawn(0, 0), *q = procs_spawn(0, 0), *object, *again;
+    uint32_t id, serial;
+
+    ok(p != q && (p->id != q->id || p->serial != q->serial), "two processes have two pids");
+    ok(p->mailbox && q->mailbox && p->mailbox != q->mailbox, "and a mailbox each");
+    is_int(procs_processes(), 2, "there are two");
+    is_int(procs_count(), 0, "without names");
+    is_str(name_of(p), "-", "none is named");
+    again = procs_spawn(p->id, p->serial);
+    ok(again == p, "a process that is there is not made anew");
+    is_int(procs_processes(), 2, "nor counted");
+    proc_unref(again);
+
+    ok(procs_set_name(p, "thread"), "one gets a name");
+    ok(!procs_set_name(q, "thread"), "which no other can have");
+    ok(!procs_set_name(p, "other"), "nor has it a second one");
+    is_str(name_of(p), "thread", "it is its");
+    is_str(name_of(q), "-", "and not the other's");
+    is_int(procs_count(), 1, "one name");
+    again = procs_find_name(text("thread"));
+    ok(again == p, "the name finds it");
+    proc_unref(again);
+    ok(!procs_register("thread", &a), "an object cannot have it");
+    ok(procs_register("object", &a) && !procs_set_name(q, "object"), "nor a process an object's");
+    object = procs_find_name(text("object"));
+    ok(!object->mailbox, "an object has no mailbox");
+    is_int(procs_processes(), 2, "and is not counted among the processes");
+    is_str(name_of(object), "object", "it has its name");
+    again = procs_spawn(object->id, object->serial);
+    ok(again == object, "its pid is nobody else's");
+    proc_unref(again);
+    proc_unref(object);
+    unregister("object");
+    is_int(a.released, 1, "it is let go");
+
+    again = procs_unregister("thread");
+    ok(again == p, "a name is taken away");
+    proc_unref(again);
+    is_str(name_of(p), "-", "then the process has none");
+    is_int(procs_processes(), 2, "but lives");
+    again = procs_find_pid(p->id, p->serial);
+    ok(again == p, "and is found by its pid");
+    proc_unref(again);
+    ok(procs_set_name(p, "other") && procs_set_name(q, "thread"), "names can be given again");
+
+    id = p->id;
+    serial = p->serial;
+    ok(procs_remove(p), "a process ends");
+    ok(!procs_remove(p), "once");
+    ok(!procs_find_pid(id, serial) && !procs_find_name(text("other")), "then it is not found");
+    is_int(procs_processes(), 1, "the other one is left");
+    ok(!procs_set_name(p, "again"), "it gets no name any more");
+    again = procs_spawn(id, serial);
+    ok(again != p, "its pid could be another's");
+    ok(!procs_remove(p), "whose end is not its end");
+    is_int(procs_processes(), 2, "as that lives");
+    ok(procs_remove(again), "until it ends, too");
+    proc_unref(again);
+    proc_unref(p);
+    ok(procs_remove(q), "the last ends, with its name");
+    proc_unref(q);
+    is_int(procs_count() + procs_processes(), 0, "nothing is left");
+}
+
 /* Frees a list of watches: who is told what, in the order of the text, "from to ref" each. */
 static const char *told(struct watch *list) {
     static char line[1024];
@@ -94,13 +172,27 @@ static const char *told(struct watch *list) {
         struct watch *next = list->next;
 
         snprintf(line + strlen(line), sizeof line - strlen(line), "%s%d%s %s %s %s",
-                 *line ? "; " : "", (int)((char *)list->conn - conns), list->link ? " link" : "",
+                 *line ? "; " : "", list->conn ? (int)((char *)list->conn - conns) : -1,
+                 list->link ? " link" : "",
                  term_text(list->from), term_text(list->to),
                  list->ref.len ? term_text(list->ref) : "-");
         free(list);
         list = next;
     }
     return line;
+}
+
+/* Frees a list of watches: how many there were. */
+static int drop(struct watch *list) {
+    int n = 0;
+
+    for (; list; n++) {
+        struct watch *next = list->next;
+
+        free(list);
+        list = next;
+    }
+    return n;
 }
 
 #define P "<a@h,1,2,3>"
@@ -129,7 +221,7 @@ static void test_watches(void) {
     procs_watch(CONN(1), term(Q), term("counter"), term(S));
     procs_watch(CONN(0), term(P), term("other"), term(S));
     procs_watch(CONN(0), term(P), term("<py@h,4,5,77>"), term(R));
-    procs_forget_conn(CONN(0));
+    is_int(drop(procs_forget_conn(CONN(0))), 3, "a connection that is gone has three watches");
     is_str(told(procs_end(term("counter"))), "1 " Q " counter " S,
            "a connection that is gone is not told, the others are");
     is_str(told(procs_end(term("other"))), "", "of no name");
@@ -143,9 +235,39 @@ static void test_links(void) {
     ok(!procs_unwatch(CONN(0), term(P), term("<py@h,4,5,77>"), NO_REF), "once");
     is_str(told(procs_end(term("<py@h,4,5,77>"))), "0 " P " <py@h,4,5,77> " R,
            "and the monitor stays");
-    procs_watch(CONN(0), term(P), term("<py@h,4,5,77>"), NO_REF);
+    ok(procs_watch(CONN(0), term(P), term("<py@h,4,5,77>"), NO_REF), "a link");
+    ok(!procs_watch(CONN(0), term(P), term("<py@h,4,5,77>"), NO_REF), "a second one is none");
+    ok(procs_watch(CONN(1), term(P), term("<py@h,4,5,77>"), NO_REF), "one over another connection is");
+    is_str(told(procs_forget_conn(CONN(1))), "1 link " P " <py@h,4,5,77> -", "and ends with that");
     is_str(told(procs_end(term("<py@h,4,5,77>"))), "0 link " P " <py@h,4,5,77> -",
            "who is linked is told");
+    ok(procs_watch(CONN(0), term(P), term("<py@h,4,5,77>"), NO_REF), "then it can be linked again");
+    ok(procs_unwatch(CONN(0), term(P), term("<py@h,4,5,77>"), NO_REF), "and unlinked");
+}
+
+/* Those of our own processes, which have no connection. */
+static void test_own_watches(void) {
+    const char *me = "<py@h,7,1,77>", *other = "<py@h,8,1,77>";
+
+    ok(!procs_watched(), "nothing is watched");
+    procs_watch(NULL, term(me), term("counter"), term(R));
+    procs_watch(NULL, term(me), term(other), NO_REF);
+    procs_watch(NULL, term(other), term(me), NO_REF);
+    procs_watch(CONN(0), term(me), term("counter"), term(S));
+    ok(procs_watched(), "something is");
+    is_str(told(procs_forget_conn(CONN(1))), "", "they are of no connection");
+    is_str(told(procs_forget_from(term(P))), "", "nor of another process");
+    ok(!procs_unwatch(CONN(0), term(me), term("counter"), term(R)), "nor found with one");
+    is_str(told(procs_end(term(me))), "-1 link <py@h,8,1,77> <py@h,7,1,77> -", "who ends is watched");
+    {
+        const char *mine = told(procs_forget_from(term(me)));
+
+        ok(strstr(mine, "-1 <py@h,7,1,77> counter " R) && strstr(mine, "-1 link <py@h,7,1,77> "),
+           "what it watches is forgotten");
+    }
+    is_str(told(procs_end(term("counter"))), "0 <py@h,7,1,77> counter " S,
+           "not what came over a connection");
+    ok(!procs_watched(), "nothing is watched any more");
 }
 
 /* Many in few buckets: all are found again, whatever shares their bucket. */
@@ -162,12 +284,12 @@ static void test_many(void) {
         found += procs_unwatch(CONN(i % 2), term(P), term(name), term(R));
     }
     is_int(found, 1000, "1000 of 2000 watches are ended by those who made them");
-    procs_forget_conn(CONN(0));
+    is_int(drop(procs_forget_conn(CONN(0))), 500, "500 were of a connection that is gone");
     for (i = found = 0; i < 2000; i++) {
         snprintf(name, sizeof name, "name%d", i);
         found += *told(procs_end(term(name))) != 0;
     }
-    is_int(found, 500, "500 are told, 500 were of the connection that is gone");
+    is_int(found, 500, "500 are told");
 }
 
 static _Atomic int registered, ended, unwatched, watched;
@@ -175,7 +297,7 @@ static struct object shared;
 
 /* One thread's own terms: the ring above is the main thread's. */
 struct terms {
-    struct buf name, from, ref;
+    struct buf name, from, ref, put;
 };
 
 static struct slice slice(const struct buf *b) {
@@ -214,6 +336,12 @@ static void *thread_main(void *arg) {
         p = i % 3 ? procs_unregister(name) : NULL;
         if (p)
             proc_unref(p);
+        p = procs_spawn(1 + (uint32_t)i % 2, 9); /* others have it, too */
+        procs_set_name(p, name);
+        t.put.len = 0;
+        procs_put_name(p, &t.put);
+        procs_remove(p);
+        proc_unref(p);
         for (list = i % 5 ? NULL : procs_end(slice(&t.name)); list; list = next) {
             next = list->next;
             atomic_fetch_add(&ended, 1);
@@ -223,6 +351,7 @@ static void *thread_main(void *arg) {
     buf_done(&t.name);
     buf_done(&t.from);
     buf_done(&t.ref);
+    buf_done(&t.put);
     return NULL;
 }
 
@@ -251,6 +380,7 @@ static void test_threads(void) {
         }
     }
     is_int(procs_count(), 0, "%d threads: no name is left", THREADS);
+    is_int(procs_processes(), 0, "nor a process");
     is_int(shared.released, registered, "each that was registered was let go, once");
     is_int(ended + unwatched, watched, "each watch was told or ended, once");
 }
@@ -259,8 +389,10 @@ int main(void) {
     request_init("py@h", 77);
     procs_init(release);
     test_names();
+    test_processes();
     test_watches();
     test_links();
+    test_own_watches();
     test_many();
     test_threads();
     return tap_end();
