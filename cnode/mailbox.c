@@ -102,7 +102,9 @@ size_t mailbox_len(struct mailbox *m) {
 void mailbox_begin(struct mailbox *m, unsigned long thread) {
     pthread_mutex_lock(&mailboxes.lock);
     m->thread = thread;
-    m->interrupted = false;
+    m->interrupted = m->closed;
+    if (m->closed)
+        sem_post(&m->came);
     m->next = mailboxes.list;
     m->at = &mailboxes.list;
     if (m->next)
@@ -153,5 +155,12 @@ void mailbox_interrupt(unsigned long thread) {
             m->interrupted = true;
             sem_post(&m->came);
         }
+    pthread_mutex_unlock(&mailboxes.lock);
+}
+
+void mailbox_close(struct mailbox *m) {
+    pthread_mutex_lock(&mailboxes.lock);
+    m->closed = m->interrupted = true;
+    sem_post(&m->came);
     pthread_mutex_unlock(&mailboxes.lock);
 }

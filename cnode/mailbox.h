@@ -31,6 +31,7 @@ struct mailbox {
     struct mailbox *next, **at;
     unsigned long thread;
     bool interrupted;
+    bool closed;
 };
 
 /* How many messages a mailbox holds. Once, before any other thread. */
@@ -62,5 +63,8 @@ bool mailbox_wait(struct mailbox *m, int64_t deadline);
 
 /* What the thread waits for is wanted no more. */
 void mailbox_interrupt(unsigned long thread);
+
+/* Its process has ended, so nothing comes any more: who waits, now or later, is interrupted. */
+void mailbox_close(struct mailbox *m);
 
 #endif

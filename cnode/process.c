@@ -354,6 +354,8 @@ void process_ended(struct proc *p, struct slice reason) {
 
     if (!procs_remove(p))
         named = false;
+    if (p->mailbox)
+        mailbox_close(p->mailbox);
     if (named)
         process_tell_all(procs_end(process_slice(&name)), reason);
     process_pid_ended(p->id, p->serial, reason);

@@ -211,6 +211,8 @@ struct proc *py_thread_process(void) {
     if (r && !t->served) {
         t->served = procs_spawn(r->pid_id, r->pid_serial);
         atomic_store(&t->served->claimed, true);
+        if (r->pid_id && !exec_alive(r->pid_id, r->pid_serial)) /* an exit signal was before */
+            mailbox_close(t->served->mailbox);
     } else if (!r && !t->own) {
         t->own = procs_spawn(0, 0);
         atomic_store(&t->own->claimed, true);
