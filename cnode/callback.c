@@ -7,15 +7,22 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { CALLBACK_TABLE = 256 }; /* buckets, a power of two */
+enum {
+    CALLBACK_TABLE = 256,      /* buckets, a power of two */
+    CALLBACK_TURN_NS = 500000, /* as long as a thread may keep the GIL that others want (py.c) */
+};
+
+static _Thread_local uint64_t callback_turn; /* this thread's, which it has not passed on */
 
 static struct {
     pthread_mutex_t lock; /* guards the table, and all below */
     struct callback *table[CALLBACK_TABLE];
     uint64_t next;
     struct callback *ready, **ready_end; /* answered and not woken yet */
-    bool entering;                       /* one that was woken has not entered Python yet */
-    _Atomic int count;
+    uint64_t turn;                       /* of the one that was woken last; 0: it has left Python */
+    uint64_t turns;
+    int64_t since; /* when that was */
+    _Atomic int count, n_ready;
 } callbacks = {.lock = PTHREAD_MUTEX_INITIALIZER, .ready_end = &callbacks.ready};
 
 static struct callback **callback_bucket(uint64_t id) {
@@ -50,23 +57,7 @@ enum callback_state callback_wait(struct callback *cb, int64_t deadline) {
     return (enum callback_state)atomic_load(&cb->state);
 }
 
-/* Wakes the first of those that are ready. Under the lock, so that the waiter cannot be gone in
- * between. */
-static void callback_wake_next_locked(void) {
-    struct callback *cb = callbacks.ready;
-
-    callbacks.entering = cb != NULL;
-    if (!cb)
-        return;
-    callbacks.ready = cb->ready;
-    if (!callbacks.ready)
-        callbacks.ready_end = &callbacks.ready;
-    cb->queued = false;
-    cb->turn = true;
-    sem_post(&cb->woken);
-}
-
-/* Takes one that woke by itself, at its deadline or by a signal, out of the row. */
+/* Takes one out of the row of those that are ready. */
 static void callback_unqueue_locked(struct callback *cb) {
     struct callback **at = &callbacks.ready;
 
@@ -76,28 +67,53 @@ static void callback_unqueue_locked(struct callback *cb) {
     if (!*at)
         callbacks.ready_end = at;
     cb->queued = false;
+    atomic_fetch_sub_explicit(&callbacks.n_ready, 1, memory_order_relaxed);
 }
 
-static void callback_pass_locked(struct callback *cb) {
-    if (cb->queued)
-        callback_unqueue_locked(cb);
-    if (!cb->turn)
+/* Wakes the first of those that are ready. Under the lock, so that the waiter cannot be gone in
+ * between. */
+static void callback_wake_next_locked(void) {
+    struct callback *cb = callbacks.ready;
+
+    callbacks.turn = cb ? ++callbacks.turns : 0;
+    if (!cb)
         return;
-    cb->turn = false;
-    callback_wake_next_locked();
+    callbacks.since = clock_now();
+    callback_unqueue_locked(cb);
+    cb->turn = callbacks.turn;
+    sem_post(&cb->woken);
 }
 
-void callback_entered(struct callback *cb) {
+void callback_leave(void) {
+    uint64_t turn = callback_turn;
+
+    if (turn == 0)
+        return;
+    callback_turn = 0;
     pthread_mutex_lock(&callbacks.lock);
-    callback_pass_locked(cb);
+    if (callbacks.turn == turn)
+        callback_wake_next_locked();
     pthread_mutex_unlock(&callbacks.lock);
 }
 
+bool callback_hurry(int64_t now) {
+    if (atomic_load_explicit(&callbacks.n_ready, memory_order_relaxed) == 0)
+        return false;
+    pthread_mutex_lock(&callbacks.lock);
+    if (now - callbacks.since >= CALLBACK_TURN_NS)
+        callback_wake_next_locked();
+    pthread_mutex_unlock(&callbacks.lock);
+    return atomic_load_explicit(&callbacks.n_ready, memory_order_relaxed) > 0;
+}
+
+/* Its thread keeps the turn until it leaves Python. */
 void callback_end(struct callback *cb) {
     struct callback **at = callback_bucket(cb->id);
 
     pthread_mutex_lock(&callbacks.lock);
-    callback_pass_locked(cb);
+    if (cb->queued) /* it woke by itself, at its deadline or by a signal */
+        callback_unqueue_locked(cb);
+    callback_turn = cb->turn ? cb->turn : callback_turn;
     while (*at != cb)
         at = &(*at)->next;
     *at = cb->next;
@@ -119,7 +135,8 @@ static void callback_wake_locked(struct callback *cb, enum callback_state state)
     cb->ready = NULL;
     *callbacks.ready_end = cb;
     callbacks.ready_end = &cb->ready;
-    if (!callbacks.entering)
+    atomic_fetch_add_explicit(&callbacks.n_ready, 1, memory_order_relaxed);
+    if (callbacks.turn == 0)
         callback_wake_next_locked();
 }
 

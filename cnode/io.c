@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "io.h"
+#include "callback.h"
 #include "channel.h"
 #include "exec.h"
 #include "home.h"
@@ -531,7 +532,7 @@ static int io_tell(void) {
         told = true;
     if (told)
         io_flush_all();
-    return exec_unreported() > 0 ? IO_WAITING_MS : -1;
+    return callback_hurry(clock_now()) || exec_unreported() > 0 ? IO_WAITING_MS : -1;
 }
 
 /* Becomes the leader again after serving, or takes the lead from an io thread that only waits. */

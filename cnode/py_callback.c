@@ -245,6 +245,7 @@ static enum callback_state py_callback_wait(struct callback *cb, struct buf *ite
         return CALLBACK_WAITING;
     pool_wait_begin();
     py_leave();
+    callback_leave();
     if (py_callback_gather(cb->conn, item))
         state = callback_wait(cb, deadline);
     while (state == CALLBACK_WAITING && (deadline == 0 || clock_now() < deadline)) {
@@ -258,7 +259,6 @@ static enum callback_state py_callback_wait(struct callback *cb, struct buf *ite
     if (state == CALLBACK_WAITING || state == CALLBACK_INTERRUPTED)
         py_callback_drop(cb);
     py_enter();
-    callback_entered(cb);
     pool_wait_end();
     return raised ? CALLBACK_WAITING : state;
 }
@@ -350,6 +350,7 @@ static enum channel_result py_callback_run(struct channel *ch, struct buf *frame
         return CHANNEL_SIGNALLED;
     pool_wait_begin();
     py_leave();
+    callback_leave();
     result = channel_call(ch, frame, deadline);
     while (result == CHANNEL_SIGNALLED) {
         bool raised;
