@@ -18,6 +18,7 @@
 #define PY_SWITCH_INTERVAL "0.0005"
 
 static _Thread_local PyThreadState *py_state;
+static _Thread_local bool py_main;
 
 static struct {
     pthread_mutex_t lock;
@@ -25,6 +26,10 @@ static struct {
     size_t len, cap;
     _Atomic size_t count;
 } py_deferred = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+bool py_is_main(void) {
+    return py_main;
+}
 
 void py_attach(void) {
     PyGILState_Ensure();
@@ -250,6 +255,7 @@ int py_init(const struct options *o, const char *program, struct err *e) {
         "faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)\n";
 
     (void)program;
+    py_main = true;
     if (PyImport_AppendInittab("_erlang", PyInit__erlang) < 0)
         return err_set(e, EX_SOFTWARE, "python: no memory");
     if (py_start(o, e) < 0)

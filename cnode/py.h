@@ -30,6 +30,9 @@ void py_done(void);
 /* Runs statements in a namespace of their own: 0/-1 with an exception. */
 int py_run_apart(const char *source);
 
+/* Whether this thread is Python's main thread, which alone runs the handlers of signals. */
+bool py_is_main(void);
+
 void py_attach(void);
 void py_detach(void);
 void py_enter(void);

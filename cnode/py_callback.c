@@ -247,14 +247,14 @@ static enum callback_state py_callback_wait(struct callback *cb, struct buf *ite
     py_leave();
     callback_leave();
     if (py_callback_gather(cb->conn, item))
-        state = callback_wait(cb, deadline);
+        state = callback_wait(cb, py_thread_look_at(deadline));
     while (state == CALLBACK_WAITING && (deadline == 0 || clock_now() < deadline)) {
         py_enter();
         raised = PyErr_CheckSignals() < 0;
         py_leave();
         if (raised)
             break;
-        state = callback_wait(cb, deadline);
+        state = callback_wait(cb, py_thread_look_at(deadline));
     }
     if (state == CALLBACK_WAITING || state == CALLBACK_INTERRUPTED)
         py_callback_drop(cb);
@@ -341,28 +341,33 @@ static bool py_callback_ready(struct channel *ch, const struct py_callback *call
     }
 }
 
+/* Whether the wait goes on after signals have been looked at. */
+static bool py_callback_goes_on(enum channel_result result, int64_t deadline) {
+    return result == CHANNEL_SIGNALLED ||
+           (result == CHANNEL_LATE && (deadline == 0 || clock_now() < deadline));
+}
+
 /* Sends the frame and waits, outside Python; signals are looked at in between. */
 static enum channel_result py_callback_run(struct channel *ch, struct buf *frame,
                                            int64_t deadline) {
     enum channel_result result;
+    bool raised = false;
 
     if (PyErr_CheckSignals() < 0) /* one that came while the arguments were encoded */
         return CHANNEL_SIGNALLED;
     pool_wait_begin();
     py_leave();
     callback_leave();
-    result = channel_call(ch, frame, deadline);
-    while (result == CHANNEL_SIGNALLED) {
-        bool raised;
-
+    result = channel_call(ch, frame, py_thread_look_at(deadline));
+    while (py_callback_goes_on(result, deadline)) {
         py_enter();
         raised = PyErr_CheckSignals() < 0;
         py_leave();
         if (raised)
             break;
-        result = channel_wait(ch, deadline);
+        result = channel_wait(ch, py_thread_look_at(deadline));
     }
-    if (result == CHANNEL_SIGNALLED || result == CHANNEL_LATE)
+    if (raised || result == CHANNEL_LATE)
         channel_abandon(ch);
     py_enter();
     pool_wait_end();

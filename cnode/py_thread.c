@@ -18,6 +18,8 @@
 
 #include <stdlib.h>
 
+enum { PY_THREAD_LOOK_MS = 100 };
+
 struct py_thread {
     unsigned long ident;
     struct proc *own;         /* the thread's own process, or NULL; counted */
@@ -276,6 +278,15 @@ int py_thread_deadline(PyObject *timeout, int64_t *deadline) {
     return 0;
 }
 
+int64_t py_thread_look_at(int64_t deadline) {
+    int64_t look;
+
+    if (!py_is_main())
+        return deadline;
+    look = clock_now() + (int64_t)PY_THREAD_LOOK_MS * 1000000;
+    return deadline > 0 && deadline < look ? deadline : look;
+}
+
 /* Waits outside Python until there is a message, a signal has come or the deadline has passed. With an
  * exception if what this thread serves was cancelled. */
 static bool py_thread_wait_once(struct mailbox *m, int64_t deadline) {
@@ -285,7 +296,7 @@ static bool py_thread_wait_once(struct mailbox *m, int64_t deadline) {
     pool_wait_begin();
     py_leave();
     callback_leave();
-    there = mailbox_wait(m, deadline);
+    there = mailbox_wait(m, py_thread_look_at(deadline));
     py_enter();
     pool_wait_end();
     if (mailbox_end(m) && !there && !py_thread_check_cancelled())

@@ -35,6 +35,10 @@ void py_thread_drop(struct channel *ch);
 /* A time limit in seconds as a deadline (clock_now()), 0 for None: 0, or -1 with an exception. */
 int py_thread_deadline(PyObject *timeout, int64_t *deadline);
 
+/* How long this thread may wait before it looks for signals again: the deadline, or sooner in Python's
+ * main thread. One that comes just before the wait begins does not end it. */
+int64_t py_thread_look_at(int64_t deadline);
+
 /* The text of a name, which may have no NUL: NULL with an exception. */
 const char *py_thread_text(PyObject *str);
 
