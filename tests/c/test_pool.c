@@ -23,6 +23,8 @@ static int started, stopped; /* threads */
 static int served, claimed;  /* requests */
 static int inside;           /* requests that block now */
 static int release;          /* those that block may go on */
+static int waiting;          /* requests that wait for Erlang now */
+static int answered;         /* these may go on */
 static int computing;        /* requests that compute now */
 static _Atomic bool computed; /* they may end */
 
@@ -71,6 +73,16 @@ static void serve_one(const struct request *r) {
             pthread_cond_wait(&changed, &lock);
         inside--;
         pthread_mutex_unlock(&lock);
+    } else if (r->ref.len == 6 && memcmp(r->ref.data, "erlang", 6) == 0) {
+        pool_wait_begin();
+        pthread_mutex_lock(&lock);
+        waiting++;
+        pthread_cond_broadcast(&changed);
+        while (!answered)
+            pthread_cond_wait(&changed, &lock);
+        waiting--;
+        pthread_mutex_unlock(&lock);
+        pool_wait_end();
     } else if (r->ref.len == 7 && memcmp(r->ref.data, "compute", 7) == 0) {
         change(&computing, 1);
         while (!atomic_load(&computed))
@@ -149,9 +161,65 @@ static void test_growth(void) {
     is_int(exec_load(), 0, "nothing is left");
 }
 
+/* Who waits for Erlang, which may call back, takes no place of those that there may be. */
+static void test_waiting_at_maximum(void) {
+    struct request *r = request(1, "erlang", NULL);
+    bool runs;
+    int i;
+
+    served = 0;
+    for (i = 0; i < MAX - 1; i++)
+        push(0, "block", NULL);
+    push(0, "erlang", NULL);
+    ok(supervise_until(&inside, MAX - 1) && supervise_until(&waiting, 1),
+       "as many as there may be threads: one waits for Erlang");
+    push(0, "x", NULL);
+    ok(supervise_until(&served, 1), "the next request is served all the same");
+    is_int(numbers().workers, MAX + 1, "by a thread beyond the maximum");
+    push(0, "block", NULL);
+    ok(supervise_until(&inside, MAX), "which may block");
+    push(0, "x", NULL);
+    r->kind = REQUEST_APP_CALL;
+    r->options.queue = ref_of("q");
+    if (!exec_push(r))
+        tap_bail("not taken");
+    ok(supervise_until(&waiting, 2), "in a queue one waits for Erlang, too");
+    for (i = 0; i < 100; i++)
+        pool_supervise(clock_now());
+    is_int(exec_ready(), 1, "that leaves no place in the pool");
+    is_int(numbers().workers, MAX + 1, "and there are no more threads");
+    change(&answered, 1);
+    ok(supervise_until(&waiting, 0), "both are answered");
+    ok(supervise_until(&served, 4), "the thread that has waited serves what is left");
+    change(&release, 1);
+    ok(supervise_until(&served, MAX + 4), "all end");
+    change(&release, -1);
+    change(&answered, -1);
+    exec_drop_queue(ref_of("q"), &runs);
+    is_int(exec_load(), 0, "nothing is left");
+}
+
+static void *elsewhere_main(void *arg) {
+    pool_wait_begin();
+    pool_wait_end();
+    return arg;
+}
+
+/* A thread that is not the pool's may wait: that is nothing to the pool. */
+static void test_waiting_elsewhere(void) {
+    pthread_t thread;
+
+    pool_wait_begin();
+    if (pthread_create(&thread, NULL, elsewhere_main, NULL) != 0)
+        tap_bail("no thread");
+    pthread_join(thread, NULL);
+    is_int(numbers().blocked, 0, "a thread that is not the pool's waits: nobody is blocked");
+    pool_wait_end();
+}
+
 /* The threads beyond the target leave when there is nothing to do, and the pool still works. */
 static void test_shrinking(void) {
-    ok(supervise_until(&stopped, MAX - TARGET), "idle threads beyond the target leave");
+    ok(supervise_until(&stopped, look(&started) - TARGET), "idle threads beyond the target leave");
     is_int(numbers().workers, TARGET, "the target stays");
     served = 0;
     push(0, "x", NULL);
@@ -268,6 +336,24 @@ static bool glance_until(const int *what, int wanted) {
         sched_yield();
     }
     return look(what) == wanted;
+}
+
+/* Nor does it count as running. */
+static void test_waiting(void) {
+    int i;
+
+    served = 0;
+    for (i = 0; i < TARGET; i++)
+        push(0, "erlang", NULL);
+    ok(glance_until(&waiting, TARGET), "as many wait for Erlang as shall make progress");
+    push(0, "x", NULL);
+    ok(glance_until(&served, 1), "the next one is served at once, whoever is seen as blocked");
+    is_int(numbers().blocked, TARGET, "they are told as blocked");
+    is_int(numbers().running, TARGET, "of those that run");
+    change(&answered, 1);
+    ok(supervise_until(&served, TARGET + 1), "all end");
+    change(&answered, -1);
+    is_int(numbers().blocked, 0, "and none is blocked any more");
 }
 
 /* What computes holds up who comes next; what computes and is given up does not. */
@@ -405,12 +491,15 @@ int main(void) {
     request_init("py@h", 77);
     start_pool(LANES * PER_LANE + 100);
     test_growth();
+    test_waiting_at_maximum();
+    test_waiting_elsewhere();
     test_shrinking();
     test_report();
     test_report_limit();
     test_lane_threads();
     test_threads();
     test_stuck();
+    test_waiting();
     test_given_up();
     test_stop();
     return tap_end();
