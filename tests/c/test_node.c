@@ -709,6 +709,83 @@ static void test_connect(void) {
     close(fd);
 }
 
+/* Connects as another node to the feigned one, which behaves as told: the descriptor or -1. */
+static int connect_as_host(const char *status, bool honest, int64_t deadline, struct err *e) {
+    int listener = host.listener, fd;
+    pthread_t thread;
+
+    host = (struct host){.listener = listener, .fd = -1, .own = -1};
+    host.status = status;
+    host.honest = honest;
+    if (pthread_create(&thread, NULL, host_main, &host) != 0)
+        tap_bail("no thread");
+    fd = handshake_connect_as("py-thread-1", 1234567, "zhost@" HOST, deadline, e);
+    pthread_join(thread, NULL);
+    return fd;
+}
+
+/* A connection of another name, which is none of this node's. */
+static void test_connect_as(void) {
+    int64_t soon = clock_now() + (int64_t)SECONDS * 1000000000;
+    uint64_t connects = stats_get(STATS_CONNECTS);
+    struct err e = {0};
+    char longer[600];
+    int port = 0, name, fd;
+    uint8_t byte = 0;
+
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = 0;
+    is_int(handshake_connect_as(longer, 1, "zhost@" HOST, 0, &e), -1, "a name that is too long");
+    is_int(e.code, EX_USAGE, "is none");
+    has_str(e.text, "is too long", "which is told");
+    is_int(handshake_connect_as("py-thread-1", 1, longer, 0, &e), -1, "one of the other node, too");
+    is_int(e.code, EX_USAGE, "is none");
+    is_int(handshake_connect_as("py-thread-1", 1, "nobody@" HOST, 0, &e), -1,
+           "a node that epmd does not know");
+    is_int(e.code, EX_UNAVAILABLE, "cannot be reached");
+    has_str(e.text, "node: py-thread-1@" HOST " cannot connect to nobody@" HOST ": ", "and is told");
+    is_int(handshake_connect_as("py-thread-1", 1, "zhost@" HOST, 1, &e), -1, "no time");
+    is_int(e.code, EX_TEMPFAIL, "is told");
+
+    host.listener = tcp_listen(&port);
+    name = epmd_register("zhost", port);
+    {
+        int64_t deadline = clock_now() + 20000000;
+
+        is_int(handshake_connect_as("py-thread-1", 1, "zhost@" HOST, deadline, &e), -1,
+               "a node that says nothing");
+        is_int(e.code, EX_UNAVAILABLE, "cannot be reached");
+        ok(clock_now() >= deadline, "which is known at the deadline");
+        fd = accept4(host.listener, NULL, NULL, SOCK_CLOEXEC);
+        ok(is_closed(fd), "then it is hung up on");
+        close(fd);
+    }
+    is_int(connect_as_host("snok", true, soon, &e), -1, "one that refuses");
+    close(host.fd);
+    is_int(connect_as_host("sok", false, soon, &e), -1, "one that does not know the cookie");
+    ok(is_closed(host.fd), "is hung up on");
+    close(host.fd);
+    is_int(stats_get(STATS_CONNECTS) - connects, 0, "none was connected");
+
+    fd = connect_as_host("sok", true, 0, &e);
+    ok(fd >= 0, "one that is as it should be is");
+    is_str(host.shake.name, "py-thread-1@" HOST, "by the other name");
+    is_int(host.shake.creation, 1234567, "and creation");
+    ok((host.shake.flags & flags_of_ours) == flags_of_ours, "with what we can");
+    ok(host.shake.proven, "and by our cookie");
+    is_int(stats_get(STATS_CONNECTS) - connects, 1, "it is counted");
+    ok(!io_find("zhost@" HOST), "but no connection of this node's");
+    ok(send(host.fd, "x", 1, MSG_NOSIGNAL) == 1 && read_all(fd, &byte, 1), "it can be read");
+    ok(send(fd, "y", 1, MSG_NOSIGNAL) == 1 && read_all(host.fd, &byte, 1), "and written");
+    close(fd);
+    ok(is_closed(host.fd), "and is its owner's to close");
+    close(host.fd);
+    close(host.listener);
+    close(name);
+    while (!epmd_knows("zhost", 0))
+        moment();
+}
+
 /* A pool of one worker that leads; nothing is called. */
 
 static void nothing_cb(struct exec_worker *w) {
@@ -803,6 +880,7 @@ int main(void) {
     test_again();
     test_eviction();
     test_epmd(&epmd);
+    test_connect_as();
     test_connect();
     node_unpublish();
     ok(epmd_knows("py", 0), "the name is given back");
