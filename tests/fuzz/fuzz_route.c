@@ -1,5 +1,6 @@
 /* fuzz_route.c - any bytes as what a peer sends, through to what goes back to it and to nobody else.
  *
+ * There is an object, and a process with a mailbox, which watches the peer and is linked to it.
  * The input is routed twice, as a stream of frames and as the inside of one, each over a connection
  * of its own. Some of what is queued then is answered, the rest is there when the connection ends.
  * All that was written must be whole frames, and nothing may hold the connection afterwards. One
@@ -13,14 +14,17 @@
 #include "home.h"
 #include "io.h"
 #include "log.h"
+#include "mailbox.h"
 #include "pool.h"
+#include "process.h"
 #include "route.h"
+#include "ties.h"
 
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { FUZZ_FRAME_MAX = 1 << 20, FUZZ_QUEUED = 8 };
+enum { FUZZ_FRAME_MAX = 1 << 20, FUZZ_QUEUED = 8, FUZZ_MAIL = 3, FUZZ_ID = 5 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -30,6 +34,8 @@ static struct exec_worker fuzz_worker;
 /* The peer's end. */
 static int fuzz_peer;
 static struct buf fuzz_in;
+
+static struct proc *fuzz_process; /* <py@h,5,5,77>, with the name thread and a mailbox */
 
 static void fuzz_hold(bool held) {
     if (!held)
@@ -56,8 +62,12 @@ static void fuzz_init(void) {
     log_open(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, "/dev/null");
     request_init("py@h", 77);
     route_init("py@h");
+    process_init("py@h");
+    mailbox_init(FUZZ_MAIL);
     procs_init(fuzz_release);
-    procs_register("counter", &fuzz_peer);
+    procs_register("counter", &fuzz_peer); /* <py@h,1,1,77> */
+    fuzz_process = procs_spawn(FUZZ_ID, FUZZ_ID);
+    fuzz_hold(procs_set_name(fuzz_process, "thread"));
     control_init(&facts);
     home_init(fuzz_nothing);
     fuzz_hold(io_init(&settings, &e) == 0);
@@ -105,6 +115,8 @@ static void fuzz_answer(struct request *r, int way) {
 
     if (r->kind == REQUEST_APP_CALL && way == 1)
         home_put_started(r->conn, r->ref);
+    if (r->pid_id && way == 0)
+        process_send_request(r->pid_id, r->pid_serial, term);
     wanted = exec_claim(r);
     if (!wanted && r->kind == REQUEST_APP_CALL) {
         home_put_ended(r->conn, r->ref);
@@ -121,6 +133,41 @@ static void fuzz_answer(struct request *r, int way) {
     exec_finish(&fuzz_worker, r);
     route_ended(r, term);
     buf_done(&out);
+}
+
+/* The process watches <a@h,1,2,3> and the name name, by #<py@h,77,7,7,N>, and is linked to
+ * <a@h,9,9,9>. */
+static void fuzz_watch(struct conn *c) {
+    struct buf pid = {0}, name = {0}, refs[2] = {{0}, {0}}, other = {0};
+
+    etf_put_pid(&pid, "a@h", 1, 2, 3);
+    etf_put_atom(&name, "name");
+    etf_put_pid(&other, "a@h", 9, 9, 9);
+    for (uint32_t i = 0; i < 2; i++)
+        etf_put_ref(&refs[i], "py@h", 77, (const uint32_t[]){7, 7, 7 + i}, 3);
+    ties_add(FUZZ_ID, FUZZ_ID, conn_ref(c), (struct slice){pid.data, pid.len},
+             (struct slice){refs[0].data, refs[0].len});
+    ties_add(FUZZ_ID, FUZZ_ID, conn_ref(c), (struct slice){name.data, name.len},
+             (struct slice){refs[1].data, refs[1].len});
+    process_link(FUZZ_ID, FUZZ_ID, false, c, (struct slice){other.data, other.len});
+    buf_done(&pid);
+    buf_done(&name);
+    buf_done(&other);
+    buf_done(&refs[0]);
+    buf_done(&refs[1]);
+}
+
+/* All that is in the mailbox is terms. */
+static void fuzz_receive(void) {
+    struct mailbox_message *m;
+
+    while ((m = mailbox_take(fuzz_process->mailbox))) {
+        struct etf at = {m->term, m->term + m->len};
+        struct slice term;
+
+        fuzz_hold(etf_get_term(&at, &term) == 0 && at.p == at.end);
+        free(m);
+    }
 }
 
 /* Routes one frame in memory that ends where it ends: whether the connection goes on. */
@@ -150,6 +197,7 @@ static void fuzz_connection(const uint8_t *data, size_t size, bool stream) {
     fuzz_hold(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     c = conn_new(fds[0], "a@h");
     fuzz_peer = fds[1];
+    fuzz_watch(c);
     if (!stream)
         fuzz_frame(c, no_header, data, size, size % 2);
     while (stream && dist_next(data + at, size - at, FUZZ_FRAME_MAX, &total) == 1) {
@@ -172,6 +220,8 @@ static void fuzz_connection(const uint8_t *data, size_t size, bool stream) {
     fuzz_hold(exec_load() == 0 && exec_queued() == 0 && exec_ready() == 0);
     fuzz_hold(exec_unannounced() == 0 && exec_unreported() == 0);
     fuzz_hold(!procs_watched() && !home_conn(NULL) && atomic_load(&c->refs) == 1);
+    fuzz_hold(!ties_take_all(FUZZ_ID, FUZZ_ID) && procs_processes() == 1);
+    fuzz_receive();
     fuzz_read();
     conn_unref(c);
     close(fuzz_peer);
