@@ -534,6 +534,8 @@ static void test_remote_links(void) {
     is_str(mail(p), "{'EXIT'," P ",noproc}", "linked again: the next end is");
 
     tell(&a, line("{1," P ",%s}", me_pid), NULL);
+    tell(&a, line("{1," P ",%s}", me_pid), NULL);
+    is_int(atomic_load(&a.conn->refs), 2, "who links itself twice is linked once");
     link_to(p, a.conn, P);
     is_str(got(&a), "", "who has linked itself is not linked once more");
     is_str(tell(&a, line("{35,7," P ",%s}", me_pid), NULL), line("{36,7,%s," P "}", me_pid),
