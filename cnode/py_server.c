@@ -118,10 +118,13 @@ int py_server_unregister(const char *name) {
 }
 
 PyObject *py_server_whereis(const char *name) {
-    struct proc *p = procs_find_name((struct slice){(const uint8_t *)name, strlen(name)});
     struct buf pid = {0};
+    struct proc *p;
     PyObject *obj;
 
+    if (!py_server_check_process())
+        return NULL;
+    p = procs_find_name((struct slice){(const uint8_t *)name, strlen(name)});
     if (!p)
         return Py_NewRef(Py_None);
     request_put_pid(&pid, p->id, p->serial);
