@@ -72,6 +72,10 @@ cases() ->
      {"a name that is none, no UTF-8 or longer than an atom, and arguments that are none", fun bad_arguments/1},
      {"'mod:fun', and 'mod' with function and arguments", fun exported/1},
      {"python_may_call: registered, modules, functions", fun policies/1},
+     {"a VM that allows the node alone, and one whose threads' names would be too long: calls share a connection", fun not_allowed/1},
+     {"no descriptors are left: threads share a connection", fun no_descriptors/1},
+     {"calls that wait in erlang.call are cancelled at every moment: the next calls are not touched", fun cancelled/1},
+     {"an answer beyond --max-frame is that call's error", fun max_frame/1},
      {"node= names another VM, one without the application, none, nonsense", fun nodes_by_name/1},
      {"calls go to the VM whose request is served, others to the first", fun two_vms/1},
      {"cast: it arrives, and its failure harms nobody", fun casts/1},
@@ -81,6 +85,7 @@ cases() ->
      {"a script: Ctrl-C ends a call in the main thread", fun ctrl_c/1},
      {"a script: Ctrl-C while arguments are made ends the call, too", fun ctrl_c_early/1},
      {"a script: a signal's handler calls Erlang while the main thread is in a call", fun handler_calls/1},
+     {"a script that ends while its threads wait: at once", fun script_ends/1},
      {"a script: subprocess and multiprocessing", fun processes/1},
      {"nothing is left", fun no_litter/1}].
 
@@ -225,7 +230,7 @@ crowd(_) ->
 
 %% LIVE_CALLS=1000000 for the long run.
 tagged(_) ->
-    Calls = list_to_integer(os:getenv("LIVE_CALLS", "100000")),
+    Calls = list_to_integer(os:getenv("LIVE_CALLS", integer_to_list(100000 div live:ms(1)))),
     {Took, Wrong} = live:timed(fun() ->
         py:call(callers, tagged, [64, Calls div 64], #{}, infinity)
     end),
@@ -348,6 +353,48 @@ two_vms(_) ->
     live:eventually(fun() -> New(B) =:= {ok, {<<"ok">>, B}} end),
     ?assertEqual({ok, {<<"ok">>, B}}, Own(B)).
 
+not_allowed(_) ->
+    #{node := Vm} = live:peer(),
+    #{node := N} = live:pynode(),
+    ok = rpc:call(Vm, ?MODULE, vm, [N]),
+    ok = rpc:call(Vm, net_kernel, allow, [[N, node()]]),
+    Calls = fun(At) -> rpc:call(At, callers, together_on, [<<"node">>, 20], live:ms(20000)) end,
+    ?assertEqual([{<<"ok">>, Vm} || _ <- lists:seq(1, 20)], Calls(N)),
+    ?assertEqual([Vm], [H || H <- rpc:call(Vm, erlang, nodes, [hidden]) ++ [Vm], H =:= Vm orelse string:find(atom_to_list(H), "-thread-") =/= nomatch]),
+    #{node := Long} = live:pynode(#{name => lists:duplicate(60, $n) ++ "@127.0.0.1"}),
+    #{node := Other} = live:peer(),
+    ok = rpc:call(Other, ?MODULE, vm, [Long]),
+    ?assertEqual([{<<"ok">>, Other} || _ <- lists:seq(1, 20)], Calls(Long)).
+
+no_descriptors(_) ->
+    with([#{rlimits => #{nofile => 40}}], fun() ->
+        [?assertEqual([{<<"ok">>, I + 1} || I <- lists:seq(0, 99)], py(together, [100])) || _ <- [1, 2]],
+        ?assert(length(threads()) < 40)
+    end).
+
+cancelled(_) ->
+    {<<"ok">>, 0} = py(call_here, [<<"tag">>, 0]), % so that none is cancelled in the middle of an import
+    Refs = [begin
+                Ref = py:spawn_call(callers, call_here, [<<"timer:sleep">>, rand:uniform(10)]),
+                case I rem 3 of
+                    0 -> py:cancel(Ref);
+                    1 -> spawn(fun() -> receive after rand:uniform(10) -> py:cancel(Ref) end end);
+                    2 -> ok
+                end,
+                {I rem 3, Ref}
+            end || I <- lists:seq(1, 300)],
+    Results = [{How, py:await(Ref, live:ms(20000))} || {How, Ref} <- Refs],
+    ?assertEqual([], [R || R = {How, Result} <- Results, Result =/= {ok, {<<"ok">>, ok}},
+                           not (How < 2 andalso Result =:= {error, cancelled})]),
+    Next = live:pmap(fun(I) -> [py(call_here, [<<"tag">>, I * K]) || K <- lists:seq(1, 20)] end, lists:seq(1, 8)),
+    ?assertEqual([[{<<"ok">>, I * K} || K <- lists:seq(1, 20)] || I <- lists:seq(1, 8)], Next).
+
+max_frame(_) ->
+    with([#{max_frame => 1 bsl 20}], fun() ->
+        {<<"ok">>, Got} = py(outcomes, [[{<<"tag">>, 1}, {<<"binary:copy">>, <<"x">>, 2 bsl 20}, {<<"tag">>, 2}]]),
+        ?assertMatch([{<<"ok">>, 1}, {<<"ErlangError">>, _}, {<<"ok">>, 2}], Got)
+    end).
+
 %%% ------------------------------------------------------------------ casts and limits
 
 casts(_) ->
@@ -408,7 +455,7 @@ litter(_) ->
 %%% ------------------------------------------------------------------ processes of the system
 
 forks(_) ->
-    Refused = <<"['ErlangError', 'ErlangError', 'RuntimeError', 'RuntimeError', 'RuntimeError', 'RuntimeError', 'RuntimeError']">>,
+    Refused = <<"['ErlangError', 'ErlangError', 'RuntimeError', 'RuntimeError', 'RuntimeError', 'RuntimeError', 'RuntimeError', 'RuntimeError']">>,
     [begin
          ?assertEqual({<<"ok">>, {2, {Refused, 0}, 3}}, py(fork_in_thread, [])),
          ?assertEqual({Refused, 0}, py(forked, [])),
@@ -471,6 +518,18 @@ handler_calls(_) ->
     killed(Never),
     ?assertEqual(0, live:wait_exit(Script)),
     ?assertEqual(<<"2\nby the handler\n3\n">>, live:stdout(Script)).
+
+script_ends(_) ->
+    never(),
+    Script = script("import atexit, threading\natexit.register(lambda: print(callers.call_here('add_one', 1)[0] in ('ok', 'ErlangError'), flush=True))\n"
+                    "for f, *a in [(erlang.call, 'never'), (erlang.receive,), (erlang.call, 'never')]:\n    threading.Thread(target=f, args=a, daemon=True).start()\n"
+                    "import box\nbox.wait('end', 60)\n"),
+    #{node := N} = Script,
+    Inside = [inside(), inside()],
+    none = rpc:call(N, box, put, [<<"end">>, true]),
+    ?assertEqual(0, live:within(5000, fun() -> live:wait_exit(Script) end)),
+    ?assertEqual(<<"True\n">>, live:stdout(Script)),
+    [killed(I) || I <- Inside].
 
 processes(_) ->
     Script = live:pynode(#{args => ["--connect", atom_to_list(node())], program => [live:py("children.py")]}),

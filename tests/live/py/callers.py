@@ -303,7 +303,7 @@ def forked():
     if child == 0:
         text = repr([outcome(f, *args)[0] for f, *args in (
             (erlang.call, "add_one", 1), (erlang.cast, "add_one", 1), (erlang.self,), (erlang.receive, 0),
-            (erlang.send, "nobody", 1), (erlang.register, "nobody"), (erlang.monitor, "nobody"))])
+            (erlang.send, "nobody", 1), (erlang.register, "nobody"), (erlang.monitor, "nobody"), (erlang.whereis, "x"))])
         os.write(into, text.encode())
         os._exit(0)
     os.close(into)
@@ -352,3 +352,8 @@ def in_one_thread(calls):
 def outcomes(calls):
     """The outcomes of calls one after another in one thread."""
     return in_thread(lambda: [outcome(erlang.call, *call) for call in calls])
+
+
+def together_on(name, n):
+    """A call without arguments from each of n threads, all in it at once or one after another."""
+    return at_once(n, lambda i: erlang.call(name))
