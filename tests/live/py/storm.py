@@ -58,10 +58,9 @@ def settled(seconds=30, times=1):
 
 
 def failed(seconds=30):
-    """Waits until some call has failed."""
+    """Waits until some call has failed since begin()."""
     with _changed:
-        before = _errors.total()
-        if not _changed.wait_for(lambda: _errors.total() > before, seconds):
+        if not _changed.wait_for(lambda: _errors.total() > 0, seconds):
             raise TimeoutError("no call has failed")
 
 
