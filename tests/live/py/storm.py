@@ -13,6 +13,7 @@ _threads = []
 _stop = False
 _values = []  # of each thread, how many calls gave their value
 _errors = collections.Counter()
+_seen = 0  # how many of them failed() has waited for
 _wrong = []
 _waiting = []
 _go = threading.Event()
@@ -39,7 +40,8 @@ def _run(i, name, size, fresh):
 
 def begin(n, name="tag", size=1, fresh=False):
     """n threads call until end(); with fresh each call is from a new thread."""
-    global _stop, _values
+    global _seen, _stop, _values
+    _seen = 0
     _stop = False
     _values = [0] * n
     _errors.clear()
@@ -58,10 +60,12 @@ def settled(seconds=30, times=1):
 
 
 def failed(seconds=30):
-    """Waits until some call has failed since begin()."""
+    """Waits until some call has failed since the last time, or since begin()."""
+    global _seen
     with _changed:
-        if not _changed.wait_for(lambda: _errors.total() > 0, seconds):
+        if not _changed.wait_for(lambda: _errors.total() > _seen, seconds):
             raise TimeoutError("no call has failed")
+        _seen = _errors.total()
 
 
 def end(seconds=30):
