@@ -1,6 +1,7 @@
 %% live_threads_chaos - what Python threads call, while VMs, connections and processes there die or stand still.
 -module(live_threads_chaos).
 
+-export([never/1, kill_stuck/0]).
 -export([setup/0, tests/1]).
 -export([vm/0, sweep/1]). % for the other VM
 
@@ -35,7 +36,7 @@ vm() ->
     {ok, _} = application:ensure_all_started(pynode),
     [ok = py:register_function(Name, Fun)
      || {Name, Fun} <- [{tag, fun([X]) -> X end}, {handler, fun([]) -> self() end},
-                        {never, fun([_]) -> receive after infinity -> ok end end}]],
+                        {never, fun([X]) -> never(X) end}]],
     ok.
 
 %% A VM of that name with the application, up.
@@ -165,9 +166,16 @@ busy_handlers() ->
     live:eventually(fun() -> rpc:call(Vm, ?MODULE, sweep, [8]) end), % all are in the function
     py(N, failed, []),
     rpc:call(Vm, py, register_function, [never, fun([X]) -> X end]),
-    [exit(H, kill) || H <- handlers(Vm)],
+    live:eventually(fun() -> rpc:call(Vm, ?MODULE, kill_stuck, []) =:= 0 end),
     py(N, settled, []),
     check(N).
+
+never(_) ->
+    receive after infinity -> ok end.
+
+%% Kills whatever runs never/1, handlers and others: how many.
+kill_stuck() ->
+    length([exit(Pid, kill) || Pid <- processes(), process_info(Pid, current_function) =:= {current_function, {?MODULE, never, 1}}]).
 
 %% Kills the handlers if so many are in a function: whether they were.
 sweep(Count) ->
@@ -216,7 +224,8 @@ ticks() ->
     Computed = rpc:yield(Computing),
     kept(Vm, Computed),
     {ended, Flooded} = receive {'DOWN', M, process, _, Why} -> Why end,
-    ?assertEqual([{<<"ok">>, true} || _ <- [1, 2, 3, 4]], Flooded),
+    ?assertEqual(4, length(Flooded)),
+    kept(Vm, [{Handler, Outcome} || Outcome = {_, Handler} <- Flooded]),
     ?assertEqual([], Idle -- threads(Vm)),
     kept(Vm, py(N, resume, [])),
     ?assertEqual([], [L || L <- live:lines(Node), re:run(L, "heartbeat|closed", [{capture, none}]) =:= match]).
