@@ -315,14 +315,14 @@ int py_server_send(PyObject *dest, PyObject *term) {
     if (!py_server_check_process())
         return -1;
     if (PyUnicode_Check(dest)) {
-        const char *name = PyUnicode_AsUTF8(dest);
+        const char *name = py_thread_text(dest);
 
         return name ? py_server_send_name(name, term) : -1;
     }
     if (PyTuple_Check(dest) && PyTuple_GET_SIZE(dest) == 2 &&
         PyUnicode_Check(PyTuple_GET_ITEM(dest, 0)) && PyUnicode_Check(PyTuple_GET_ITEM(dest, 1))) {
-        const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(dest, 0));
-        const char *peer = PyUnicode_AsUTF8(PyTuple_GET_ITEM(dest, 1));
+        const char *name = py_thread_text(PyTuple_GET_ITEM(dest, 0));
+        const char *peer = py_thread_text(PyTuple_GET_ITEM(dest, 1));
 
         if (!name || !peer)
             return -1;
