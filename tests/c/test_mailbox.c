@@ -138,6 +138,29 @@ static void test_interrupt(void) {
     mailbox_free(more);
 }
 
+/* Its process has ended: who waits is interrupted, now and later. */
+static void test_close(void) {
+    struct mailbox *m = mailbox_new(), *waits = mailbox_new();
+
+    mailbox_begin(waits, ME);
+    mailbox_close(m);
+    mailbox_close(waits);
+    ok(!mailbox_wait(waits, 0), "who waits does not any more");
+    ok(mailbox_end(waits), "and is told");
+    for (int i = 0; i < 2; i++) {
+        mailbox_begin(m, ME);
+        ok(!mailbox_wait(m, 0), "who waits later does not, either");
+        ok(mailbox_end(m), "each time");
+    }
+    put(m, 1, false);
+    mailbox_begin(m, ME);
+    ok(mailbox_wait(m, 0), "a message that is there is seen all the same");
+    mailbox_end(m);
+    is_int(take(m), 1, "and taken");
+    mailbox_free(m);
+    mailbox_free(waits);
+}
+
 static struct {
     struct mailbox *m;
     int64_t deadline;
@@ -177,9 +200,10 @@ static void test_signal(int64_t deadline) {
     mailbox_free(waiter.m);
 }
 
-/* One that waits is woken, by a message and by an interruption. */
+/* One that waits, or is about to, is woken by a message and by its process's end. */
 static void test_woken(void) {
     for (int i = 0; i < 200; i++) {
+        bool message = i % 3 > 0;
         pthread_t thread;
 
         waiter.m = mailbox_new();
@@ -189,14 +213,17 @@ static void test_woken(void) {
             tap_bail("no thread");
         for (int n = 0; n < i % 8; n++)
             sched_yield();
-        put(waiter.m, 1, false);
+        if (message)
+            put(waiter.m, 1, false);
+        else
+            mailbox_close(waiter.m);
         pthread_join(thread, NULL);
-        if (atomic_load(&waiter.there) != 1)
+        if (atomic_load(&waiter.there) != message)
             break;
         mailbox_free(waiter.m);
         waiter.m = NULL;
     }
-    ok(!waiter.m, "200 threads are woken by a message");
+    ok(!waiter.m, "200 threads are woken by a message or an end");
 }
 
 /* Many threads send, one receives, one interrupts. */
@@ -273,6 +300,7 @@ int main(void) {
     test_full();
     test_wait();
     test_interrupt();
+    test_close();
     test_signal(0);
     test_signal(in_seconds(SECONDS));
     test_woken();
