@@ -4,6 +4,7 @@
 #include "callback.h"
 #include "clock.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -70,40 +71,56 @@ static void callback_unqueue_locked(struct callback *cb) {
     atomic_fetch_sub_explicit(&callbacks.n_ready, 1, memory_order_relaxed);
 }
 
-/* Wakes the first of those that are ready. Under the lock, so that the waiter cannot be gone in
- * between. */
-static void callback_wake_next_locked(void) {
+/* Takes the first of those that are ready, which is to be woken: counted, or NULL. */
+static struct callback *callback_next_locked(void) {
     struct callback *cb = callbacks.ready;
 
     callbacks.turn = cb ? ++callbacks.turns : 0;
     if (!cb)
-        return;
+        return NULL;
     callbacks.since = clock_now();
     callback_unqueue_locked(cb);
     cb->turn = callbacks.turn;
+    atomic_fetch_add(&cb->posting, 1);
+    return cb;
+}
+
+/* Wakes it, without the lock: it needs that at once. */
+static void callback_post(struct callback *cb) {
+    if (!cb)
+        return;
     sem_post(&cb->woken);
+    atomic_fetch_sub(&cb->posting, 1);
 }
 
 void callback_leave(void) {
     uint64_t turn = callback_turn;
+    struct callback *cb;
 
     if (turn == 0)
         return;
     callback_turn = 0;
     pthread_mutex_lock(&callbacks.lock);
-    if (callbacks.turn == turn)
-        callback_wake_next_locked();
+    cb = callbacks.turn == turn ? callback_next_locked() : NULL;
     pthread_mutex_unlock(&callbacks.lock);
+    callback_post(cb);
+}
+
+bool callback_more(void) {
+    return atomic_load_explicit(&callbacks.n_ready, memory_order_relaxed) > 0;
 }
 
 bool callback_hurry(int64_t now) {
-    if (atomic_load_explicit(&callbacks.n_ready, memory_order_relaxed) == 0)
+    struct callback *cb = NULL;
+
+    if (!callback_more())
         return false;
     pthread_mutex_lock(&callbacks.lock);
     if (now - callbacks.since >= CALLBACK_TURN_NS)
-        callback_wake_next_locked();
+        cb = callback_next_locked();
     pthread_mutex_unlock(&callbacks.lock);
-    return atomic_load_explicit(&callbacks.n_ready, memory_order_relaxed) > 0;
+    callback_post(cb);
+    return callback_more();
 }
 
 /* Its thread keeps the turn until it leaves Python. */
@@ -119,29 +136,25 @@ void callback_end(struct callback *cb) {
     *at = cb->next;
     pthread_mutex_unlock(&callbacks.lock);
     atomic_fetch_sub(&callbacks.count, 1);
+    while (atomic_load(&cb->posting) > 0)
+        sched_yield();
     sem_destroy(&cb->woken);
     buf_done(&cb->answer);
     conn_unref(cb->conn);
 }
 
-/* One that is answered waits for its turn; any other is woken at once. */
-static void callback_wake_locked(struct callback *cb, enum callback_state state) {
-    atomic_store(&cb->state, state);
-    if (state != CALLBACK_ANSWERED) {
-        sem_post(&cb->woken);
-        return;
-    }
+/* One that is answered gets into the row. */
+static void callback_queue_locked(struct callback *cb) {
+    atomic_store(&cb->state, CALLBACK_ANSWERED);
     cb->queued = true;
     cb->ready = NULL;
     *callbacks.ready_end = cb;
     callbacks.ready_end = &cb->ready;
     atomic_fetch_add_explicit(&callbacks.n_ready, 1, memory_order_relaxed);
-    if (callbacks.turn == 0)
-        callback_wake_next_locked();
 }
 
 bool callback_answer(const struct conn *conn, uint64_t id, struct slice terms) {
-    struct callback *cb;
+    struct callback *cb, *next = NULL;
 
     if (callback_count() == 0)
         return false;
@@ -151,9 +164,11 @@ bool callback_answer(const struct conn *conn, uint64_t id, struct slice terms) {
         cb = cb->next;
     if (cb && atomic_load(&cb->state) == CALLBACK_WAITING) {
         buf_put(&cb->answer, terms.data, terms.len);
-        callback_wake_locked(cb, CALLBACK_ANSWERED);
+        callback_queue_locked(cb);
+        next = callbacks.turn == 0 ? callback_next_locked() : NULL;
     }
     pthread_mutex_unlock(&callbacks.lock);
+    callback_post(next);
     return cb != NULL;
 }
 
@@ -164,8 +179,10 @@ static void callback_wake(const struct conn *conn, unsigned long thread,
     for (int i = 0; i < CALLBACK_TABLE; i++)
         for (struct callback *cb = callbacks.table[i]; cb; cb = cb->next)
             if ((conn ? cb->conn == conn : cb->thread == thread) &&
-                atomic_load(&cb->state) == CALLBACK_WAITING)
-                callback_wake_locked(cb, state);
+                atomic_load(&cb->state) == CALLBACK_WAITING) {
+                atomic_store(&cb->state, state);
+                sem_post(&cb->woken); /* under the lock, so that it cannot be gone */
+            }
     pthread_mutex_unlock(&callbacks.lock);
 }
 

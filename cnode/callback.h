@@ -21,10 +21,11 @@ struct callback {
     uint64_t id;
     unsigned long thread; /* that waits: the waiter's own name for it, or 0 */
     sem_t woken;
-    _Atomic int state; /* enum callback_state */
-    bool queued;       /* answered, and to be woken */
-    uint64_t turn;     /* woken, as the one with this turn; 0: not */
-    struct buf answer; /* the terms that follow the number */
+    _Atomic int state;   /* enum callback_state */
+    _Atomic int posting; /* threads that are waking it: it must stay until they are through */
+    bool queued;         /* answered, and to be woken */
+    uint64_t turn;       /* woken, as the one with this turn; 0: not */
+    struct buf answer;   /* the terms that follow the number */
 };
 
 /* Gives it a number. conn's reference is taken. If conn has been closed already the call is lost. */
@@ -38,6 +39,10 @@ void callback_end(struct callback *cb);
 /* The calling thread has left Python, to wait or for good: if it has been woken in turn, the next one
  * is woken. */
 void callback_leave(void);
+
+/* Whether others are answered and about to be woken: what they will send may travel with what this
+ * thread sends. */
+bool callback_more(void);
 
 /* The leader's: wakes the next one if the one before has been in Python for long. Whether any is to be
  * woken yet, so that this has to be called again in a millisecond. */

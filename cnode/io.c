@@ -34,6 +34,8 @@ enum {
     IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
     IO_QUIET_NAPS = 16, /* naps without traffic, after which the io thread sleeps */
     IO_WAITING_MS = 1,  /* between looks at the pool while there is something to see to */
+    IO_SOON_BYTES = 16 << 10, /* more are not held back for what may come, */
+    IO_SOON_NS = 300000,      /* nor for longer */
     IO_ROOM_MS = 1000,  /* between looks whether somebody else has made room in an outbox */
 };
 
@@ -50,6 +52,7 @@ static struct {
     _Atomic bool stopping;
     _Atomic bool standing; /* the io thread waits for events, as the leader or as it believes */
     _Atomic bool report, reopen;
+    _Atomic int64_t soon; /* since when something waits for io_flush_soon(); 0: nothing */
     _Atomic bool forked;
 
     /* The io thread sleeps on these when there is no traffic. */
@@ -242,6 +245,16 @@ void io_flush(struct conn *c) {
         shutdown(c->fd, SHUT_RDWR);
         break;
     }
+}
+
+/* Who calls this knows that the leader will look within a millisecond (callback.h). */
+void io_flush_soon(struct conn *c) {
+    int64_t none = 0;
+
+    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) > IO_SOON_BYTES)
+        io_flush(c);
+    else
+        atomic_compare_exchange_strong(&io.soon, &none, clock_now());
 }
 
 /* Once more than CONN_HIGH is there, until less than CONN_LOW is. The connection's end, which the
@@ -525,14 +538,20 @@ static void io_tell_started(const struct request *r) {
  * there may be more to tell, or -1. */
 static int io_tell(void) {
     bool told = exec_unannounced() > 0;
+    int64_t now = clock_now(), soon = atomic_load(&io.soon);
 
     if (told)
         exec_announce(route_put);
-    if (exec_unreported() > 0 && pool_report(clock_now(), io_tell_started) > 0)
+    if (exec_unreported() > 0 && pool_report(now, io_tell_started) > 0)
         told = true;
+    if (soon > 0 && now - soon > IO_SOON_NS) {
+        atomic_store(&io.soon, 0);
+        told = true;
+    }
     if (told)
         io_flush_all();
-    return callback_hurry(clock_now()) || exec_unreported() > 0 ? IO_WAITING_MS : -1;
+    return callback_hurry(now) || atomic_load(&io.soon) > 0 || exec_unreported() > 0 ? IO_WAITING_MS
+                                                                                     : -1;
 }
 
 /* Becomes the leader again after serving, or takes the lead from an io thread that only waits. */

@@ -36,6 +36,9 @@ void io_add(struct conn *c);
 /* Writes what c's outbox holds; what the socket does not take now the leader writes later. */
 void io_flush(struct conn *c);
 
+/* The same before long: somebody else is about to write more into it. The leader sees to it if not. */
+void io_flush_soon(struct conn *c);
+
 /* Waits while so much is in c's outbox that its peer is not served: for a thread that sends of its
  * own accord, outside Python. False when a signal came before. */
 bool io_wait_room(struct conn *c);

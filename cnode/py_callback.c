@@ -202,11 +202,15 @@ static void py_callback_lost(const char *peer) {
 
 /* Over the node's own connection. */
 
-/* Gives an item to the home at the other end, and has it written: false when there is none. */
+/* Gives an item to the home at the other end, and has it written, with those of threads that are about to
+ * call, too: false when there is none. */
 static bool py_callback_gather(struct conn *conn, struct buf *item) {
     bool gathered = outbox_gather(&conn->out, item);
 
-    io_flush(conn);
+    if (callback_more())
+        io_flush_soon(conn);
+    else
+        io_flush(conn);
     return gathered;
 }
 
