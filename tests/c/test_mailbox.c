@@ -228,7 +228,7 @@ static void test_woken(void) {
 
 /* Many threads send, one receives, one interrupts. */
 
-enum { SENDERS = 4, MESSAGES = 3000 };
+enum { SENDERS = 4, MESSAGES = 3000, LAST = SENDERS * MESSAGES /* of a sender's */ };
 
 static struct mailbox *shared;
 static _Atomic int senders, accepted;
@@ -241,6 +241,7 @@ static void *sender_main(void *arg) {
             atomic_fetch_add(&accepted, 1);
         else
             sched_yield();
+    put(shared, LAST, true);
     atomic_fetch_sub(&senders, 1);
     return NULL;
 }
@@ -256,8 +257,7 @@ static void *interrupter_main(void *arg) {
 static void test_threads(void) {
     pthread_t threads[SENDERS], interrupter;
     int64_t last[SENDERS], number;
-    int ids[SENDERS], got = 0, disorder = 0;
-    bool more = true;
+    int ids[SENDERS], got = 0, disorder = 0, ended = 0;
 
     shared = mailbox_new();
     atomic_store(&senders, SENDERS);
@@ -269,18 +269,20 @@ static void test_threads(void) {
     }
     if (pthread_create(&interrupter, NULL, interrupter_main, NULL) != 0)
         tap_bail("no thread");
-    while (more) {
-        more = atomic_load(&senders) > 0;
+    while (ended < SENDERS) {
         mailbox_begin(shared, ME);
-        mailbox_wait(shared, more && got % 2 ? in_seconds(SECONDS) : clock_now() + 100000);
+        mailbox_wait(shared, got % 2 ? 0 : clock_now() + 100000);
         mailbox_end(shared);
         while ((number = take(shared)) >= 0) {
             int from = (int)(number / MESSAGES);
 
+            if (number == LAST) {
+                ended++;
+                continue;
+            }
             disorder += number % MESSAGES <= last[from];
             last[from] = number % MESSAGES;
             got++;
-            more = true;
         }
     }
     for (int i = 0; i < SENDERS; i++)
