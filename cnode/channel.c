@@ -12,87 +12,29 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/random.h>
 #include <sys/socket.h>
-#include <sysexits.h>
-#include <unistd.h>
 
 enum {
     CHANNEL_SILENT = 4,         /* ticks in a row that brought nothing, as io's */
     CHANNEL_SPIN_NS = 100000,   /* the only caller looks this long before it sleeps */
-    CHANNEL_NAME_MS = 2000,     /* a name that has just been given up is not taken again */
-    CHANNEL_KEEP_SECONDS = 300, /* an unused channel stays in the pool */
-    CHANNEL_REFUSED_MS = 1000,  /* a node that took no connection is not asked again */
     CHANNEL_HANDLER_MS = 5000,  /* the longest that the coordinator is waited for */
     CHANNEL_HOMELESS_MS = 1000, /* and while there is none: it may be about to be started again */
     CHANNEL_PAUSE_MS = 10,
-    CHANNEL_PEERS = 8,
     CHANNEL_READS = 16, /* at one look; who sends faster than it is read would hold up the leader */
 };
 
 /* Not an answer: nothing of what was read ends the waiting. */
 enum { CHANNEL_NOTHING = -1 };
 
-struct channel_name {
-    bool taken;
-    int64_t freed;
-};
-
-struct channel_peer {
-    char *name;
-    int64_t refused;
-};
-
 static struct {
-    char *alive, *host;
-    channel_connect_cb *connect;
-    int max;
     size_t max_frame;
     _Atomic uint64_t next_tag;
     _Atomic int calls; /* that wait for their answer */
     _Atomic bool spinning;
+} channel_common = {.next_tag = 1};
 
-    pthread_mutex_t lock; /* guards all below, and that no descriptor is closed meanwhile */
-    struct channel *list;
-    struct channel *pool; /* the latest to be given back is the first */
-    int n, n_pooled;
-    struct channel_name *names;
-    struct channel_peer peers[CHANNEL_PEERS]; /* that took no connection */
-    int oldest_peer;
-} channels = {.lock = PTHREAD_MUTEX_INITIALIZER, .next_tag = 1};
-
-/* fork(2): the child closes its copies, so that peers see a channel go when the node does. */
-
-static void channel_before_fork(void) {
-    pthread_mutex_lock(&channels.lock);
-}
-
-static void channel_after_fork(void) {
-    pthread_mutex_unlock(&channels.lock);
-}
-
-static void channel_in_child(void) {
-    for (struct channel *ch = channels.list; ch; ch = ch->next)
-        close(ch->conn->fd);
-    pthread_mutex_unlock(&channels.lock);
-}
-
-void channel_init(const char *node, channel_connect_cb *connect, int max, size_t max_frame) {
-    channels.alive = xstrdup(node);
-    channels.host = strchr(channels.alive, '@');
-    *channels.host++ = '\0';
-    channels.connect = connect;
-    channels.max = max;
-    channels.max_frame = max_frame;
-    channels.names = xcalloc((size_t)max + 1, sizeof *channels.names);
-    pthread_atfork(channel_before_fork, channel_after_fork, channel_in_child);
-}
-
-void channel_count(int *all, int *pooled) {
-    pthread_mutex_lock(&channels.lock);
-    *all = channels.n;
-    *pooled = channels.n_pooled;
-    pthread_mutex_unlock(&channels.lock);
+void channel_init(size_t max_frame) {
+    channel_common.max_frame = max_frame;
 }
 
 /* The read side: one at a time has it. The tick, the only other one, never keeps it for long. */
@@ -101,12 +43,12 @@ static bool channel_try_reading(struct channel *ch) {
     return !atomic_exchange_explicit(&ch->reading, true, memory_order_acquire);
 }
 
-static void channel_start_reading(struct channel *ch) {
+void channel_start_reading(struct channel *ch) {
     while (!channel_try_reading(ch))
         sched_yield();
 }
 
-static void channel_stop_reading(struct channel *ch) {
+void channel_stop_reading(struct channel *ch) {
     atomic_store_explicit(&ch->reading, false, memory_order_release);
 }
 
@@ -119,6 +61,32 @@ static void channel_forget_answer(struct channel *ch) {
         free(ch->kept.data);
     ch->kept = (struct frame){0};
     ch->answer = (struct slice){0};
+}
+
+/* Beginning and end. */
+
+struct channel *channel_new(const char *name, int number, uint32_t creation, int fd,
+                            const char *peer, unsigned long thread) {
+    struct channel *ch = xcalloc(1, sizeof *ch);
+
+    ch->number = number;
+    ch->thread = thread;
+    ch->used = clock_now();
+    ch->conn = conn_new(fd, peer);
+    conn_set_blocking(ch->conn);
+    snprintf(ch->name, sizeof ch->name, "%s", name);
+    etf_put_pid(&ch->self, ch->name, 1, 0, creation);
+    memcpy(ch->pid_tail, ch->self.data + ch->self.len - sizeof ch->pid_tail, sizeof ch->pid_tail);
+    return ch;
+}
+
+void channel_free(struct channel *ch) {
+    channel_forget_answer(ch);
+    conn_unref(ch->conn);
+    buf_done(&ch->self);
+    buf_done(&ch->handler);
+    buf_done(&ch->watch);
+    free(ch);
 }
 
 /* What arrives. */
@@ -308,7 +276,7 @@ static int channel_look(struct channel *ch) {
     struct frame frame = {0};
     int found, result;
 
-    while ((found = conn_next(ch->conn, channels.max_frame, &frame)) > 0) {
+    while ((found = conn_next(ch->conn, channel_common.max_frame, &frame)) > 0) {
         result = channel_take_frame(ch, &frame);
         if (frame.whole && result == CHANNEL_NOTHING)
             free(frame.data);
@@ -380,16 +348,16 @@ static int channel_spin(struct channel *ch) {
     int64_t until;
     int result = CHANNEL_NOTHING;
 
-    if (atomic_load_explicit(&channels.calls, memory_order_relaxed) > 1 ||
-        atomic_exchange(&channels.spinning, true))
+    if (atomic_load_explicit(&channel_common.calls, memory_order_relaxed) > 1 ||
+        atomic_exchange(&channel_common.spinning, true))
         return result;
     until = clock_now() + CHANNEL_SPIN_NS;
     do {
         sched_yield();
         result = channel_read(ch, false);
     } while (result == CHANNEL_NOTHING && clock_now() < until &&
-             atomic_load_explicit(&channels.calls, memory_order_relaxed) <= 1);
-    atomic_store(&channels.spinning, false);
+             atomic_load_explicit(&channel_common.calls, memory_order_relaxed) <= 1);
+    atomic_store(&channel_common.spinning, false);
     return result;
 }
 
@@ -444,7 +412,7 @@ void channel_end(struct channel *ch) {
 /* Asks the coordinator for a handler, and watches it meanwhile. */
 static void channel_ask(struct channel *ch) {
     struct buf out = {0}, name = {0};
-    uint64_t n = atomic_fetch_add(&channels.next_tag, 1);
+    uint64_t n = atomic_fetch_add(&channel_common.next_tag, 1);
     const uint32_t ids[3] = {(uint32_t)n & 0x3ffff, (uint32_t)(n >> 18), (uint32_t)(n >> 50)};
     size_t begin;
 
@@ -494,7 +462,7 @@ enum channel_result channel_ready(struct channel *ch, int64_t deadline) {
 size_t channel_put(struct channel *ch, struct buf *out) {
     size_t begin = dist_begin(out);
 
-    ch->tag = atomic_fetch_add_explicit(&channels.next_tag, 1, memory_order_relaxed);
+    ch->tag = atomic_fetch_add_explicit(&channel_common.next_tag, 1, memory_order_relaxed);
     dist_put_send(out, channel_slice(&ch->handler));
     etf_put_tuple(out, 4);
     etf_put_atom(out, "py_call");
@@ -507,9 +475,9 @@ enum channel_result channel_call(struct channel *ch, struct buf *frame, int64_t 
 
     stats_add(STATS_BYTES_OUT, frame->len);
     outbox_put_buf(&ch->conn->out, frame);
-    atomic_fetch_add_explicit(&channels.calls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&channel_common.calls, 1, memory_order_relaxed);
     result = channel_await(ch, true, deadline);
-    atomic_fetch_sub_explicit(&channels.calls, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&channel_common.calls, 1, memory_order_relaxed);
     return result;
 }
 
@@ -526,212 +494,16 @@ void channel_abandon(struct channel *ch) {
     ch->handler.len = 0;
 }
 
-void channel_interrupt(unsigned long thread) {
-    pthread_mutex_lock(&channels.lock);
-    for (struct channel *ch = channels.list; ch; ch = ch->next)
-        if (ch->thread == thread && atomic_load(&ch->calling)) {
-            atomic_store(&ch->interrupted, true);
-            shutdown(ch->conn->fd, SHUT_RDWR);
-        }
-    pthread_mutex_unlock(&channels.lock);
+void channel_stop(struct channel *ch) {
+    atomic_store(&ch->interrupted, true);
+    shutdown(ch->conn->fd, SHUT_RDWR);
 }
 
-/* The pool. */
-
-/* The smallest number that is free, and has been for a moment: the peer may not have seen yet that
- * the connection of that name has gone. */
-static int channel_number_locked(void) {
-    int64_t now = clock_now(), freed = INT64_MAX;
-    int oldest = 0;
-
-    for (int i = 1; i <= channels.max; i++) {
-        const struct channel_name *name = &channels.names[i];
-
-        if (name->taken)
-            continue;
-        if (name->freed == 0 || now - name->freed > (int64_t)CHANNEL_NAME_MS * 1000000)
-            return i;
-        if (name->freed < freed) {
-            freed = name->freed;
-            oldest = i;
-        }
-    }
-    return oldest;
-}
-
-static void channel_free_number_locked(int number) {
-    channels.names[number] = (struct channel_name){.freed = clock_now()};
-    channels.n--;
-}
-
-static void channel_free(struct channel *ch) {
-    channel_forget_answer(ch);
-    conn_unref(ch->conn);
-    buf_done(&ch->self);
-    buf_done(&ch->handler);
-    buf_done(&ch->watch);
-    free(ch);
-}
-
-/* Under the lock, which keeps others from its descriptor. */
-static void channel_close_locked(struct channel *ch) {
-    *ch->at = ch->next;
-    if (ch->next)
-        ch->next->at = ch->at;
-    channel_free_number_locked(ch->number);
-    channel_free(ch);
-}
-
-/* Takes the first in the pool that is connected to peer, or with other the last that is not: those
- * have been unused for the longest. */
-static struct channel *channel_from_pool_locked(const char *peer, bool other) {
-    struct channel **found = NULL, *ch;
-
-    for (struct channel **at = &channels.pool; *at; at = &(*at)->pooled)
-        if ((strcmp((*at)->conn->peer, peer) == 0) != other) {
-            found = at;
-            if (!other)
-                break;
-        }
-    if (!found)
-        return NULL;
-    ch = *found;
-    *found = ch->pooled;
-    channels.n_pooled--;
-    return ch;
-}
-
-static bool channel_is_refused_locked(const char *peer) {
-    for (int i = 0; i < CHANNEL_PEERS; i++) {
-        const struct channel_peer *p = &channels.peers[i];
-
-        if (p->name && strcmp(p->name, peer) == 0)
-            return clock_now() - p->refused < (int64_t)CHANNEL_REFUSED_MS * 1000000;
-    }
-    return false;
-}
-
-static void channel_set_refused(const char *peer) {
-    struct channel_peer *p = NULL;
-
-    pthread_mutex_lock(&channels.lock);
-    for (int i = 0; i < CHANNEL_PEERS && !p; i++)
-        if (channels.peers[i].name && strcmp(channels.peers[i].name, peer) == 0)
-            p = &channels.peers[i];
-    if (!p) {
-        p = &channels.peers[channels.oldest_peer++ % CHANNEL_PEERS];
-        free(p->name);
-        p->name = xstrdup(peer);
-    }
-    p->refused = clock_now();
-    pthread_mutex_unlock(&channels.lock);
-}
-
-static struct channel *channel_new(int number, uint32_t creation, int fd, const char *peer,
-                                   unsigned long thread) {
-    struct channel *ch = xcalloc(1, sizeof *ch);
-
-    ch->number = number;
-    ch->thread = thread;
-    ch->used = clock_now();
-    ch->conn = conn_new(fd, peer);
-    conn_set_blocking(ch->conn);
-    snprintf(ch->name, sizeof ch->name, "%s-thread-%d@%s", channels.alive, number, channels.host);
-    etf_put_pid(&ch->self, ch->name, 1, 0, creation);
-    memcpy(ch->pid_tail, ch->self.data + ch->self.len - sizeof ch->pid_tail, sizeof ch->pid_tail);
-    return ch;
-}
-
-/* Connects under the name with that number, which is the caller's. */
-static struct channel *channel_connect(int number, const char *peer, unsigned long thread,
-                                       int64_t deadline, struct err *e) {
-    char alive[300];
-    uint32_t creation = 0;
-    struct channel *ch = NULL;
-    int fd;
-
-    if (getrandom(&creation, sizeof creation, 0) != sizeof creation)
-        creation = (uint32_t)clock_now();
-    snprintf(alive, sizeof alive, "%s-thread-%d", channels.alive, number);
-    fd = channels.connect(alive, creation, peer, deadline, e);
-    if (fd >= 0)
-        ch = channel_new(number, creation, fd, peer, thread);
-    pthread_mutex_lock(&channels.lock);
-    if (ch) {
-        ch->next = channels.list;
-        ch->at = &channels.list;
-        if (ch->next)
-            ch->next->at = &ch->next;
-        channels.list = ch;
-    } else {
-        channel_free_number_locked(number);
-    }
-    pthread_mutex_unlock(&channels.lock);
-    if (!ch)
-        channel_set_refused(peer);
-    return ch;
-}
-
-/* Whether a channel out of the pool still lives. */
-static bool channel_is_alive(struct channel *ch) {
+bool channel_is_alive(struct channel *ch) {
     channel_start_reading(ch);
     channel_drain(ch);
     channel_stop_reading(ch);
     return !ch->broken;
-}
-
-/* Out of the pool, or the number for a new one: NULL and 0 when neither is to be had. */
-static struct channel *channel_reserve(const char *peer, unsigned long thread, bool force,
-                                       int *number) {
-    struct channel *ch, *other = NULL;
-    bool may;
-
-    *number = 0;
-    pthread_mutex_lock(&channels.lock);
-    ch = channel_from_pool_locked(peer, false);
-    if (ch)
-        ch->thread = thread;
-    may = !ch && (force || !channel_is_refused_locked(peer));
-    if (may && channels.n >= channels.max && (other = channel_from_pool_locked(peer, true)))
-        channel_close_locked(other); /* the tick is not at it: it has the lock meanwhile */
-    if (may && channels.n < channels.max) {
-        *number = channel_number_locked();
-        channels.names[*number].taken = true;
-        channels.n++;
-    }
-    pthread_mutex_unlock(&channels.lock);
-    return ch;
-}
-
-struct channel *channel_take(const char *peer, unsigned long thread, bool force, int64_t deadline,
-                             struct err *e) {
-    struct channel *ch;
-    int number;
-
-    while ((ch = channel_reserve(peer, thread, force, &number)) && !channel_is_alive(ch))
-        channel_give(ch);
-    if (ch)
-        return ch;
-    if (number == 0) {
-        err_set(e, EX_TEMPFAIL, "node: no connection of its own to %s for this thread", peer);
-        return NULL;
-    }
-    return channel_connect(number, peer, thread, deadline, e);
-}
-
-void channel_give(struct channel *ch) {
-    channel_start_reading(ch);
-    pthread_mutex_lock(&channels.lock);
-    ch->thread = 0;
-    if (ch->broken) {
-        channel_close_locked(ch);
-    } else {
-        ch->pooled = channels.pool;
-        channels.pool = ch;
-        channels.n_pooled++;
-        channel_stop_reading(ch);
-    }
-    pthread_mutex_unlock(&channels.lock);
 }
 
 /* The tick. */
@@ -746,7 +518,7 @@ static bool channel_is_silent(struct channel *ch) {
     return ch->silent >= CHANNEL_SILENT;
 }
 
-static void channel_tick_one(struct channel *ch) {
+static void channel_tick_connection(struct channel *ch) {
     static const uint8_t tick[4];
     uint64_t sent = atomic_load_explicit(&ch->conn->out.sent, memory_order_relaxed);
 
@@ -761,33 +533,13 @@ static void channel_tick_one(struct channel *ch) {
     }
 }
 
-/* Closes what is dead or unused in the pool. */
-static void channel_sweep_locked(int64_t now) {
-    struct channel **at = &channels.pool, *ch;
+void channel_tick(struct channel *ch) {
+    bool reading = channel_try_reading(ch);
 
-    while ((ch = *at)) {
-        if (!ch->broken && now - ch->used < (int64_t)CHANNEL_KEEP_SECONDS * 1000000000) {
-            at = &ch->pooled;
-            continue;
-        }
-        *at = ch->pooled;
-        channels.n_pooled--;
-        channel_close_locked(ch);
-    }
-}
-
-void channel_tick(void) {
-    pthread_mutex_lock(&channels.lock);
-    for (struct channel *ch = channels.list; ch; ch = ch->next) {
-        bool reading = channel_try_reading(ch);
-
-        if (reading)
-            channel_drain(ch);
-        if (!ch->broken)
-            channel_tick_one(ch);
-        if (reading)
-            channel_stop_reading(ch);
-    }
-    channel_sweep_locked(clock_now());
-    pthread_mutex_unlock(&channels.lock);
+    if (reading)
+        channel_drain(ch);
+    if (!ch->broken)
+        channel_tick_connection(ch);
+    if (reading)
+        channel_stop_reading(ch);
 }

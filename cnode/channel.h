@@ -2,9 +2,9 @@
  *
  * A channel is a hidden node of its own (ALIVE-thread-N@HOST, from a bounded set of names) that is
  * connected to one Erlang node. A process there, the handler, runs what the thread calls. A channel
- * belongs to one thread at a time, which alone calls over it and reads its socket; in between it
- * waits in a pool, with its handler. The leader keeps it alive (channel_tick) and answers what others
- * ask of such a node while no call is under way. No GIL, unless said.
+ * belongs to one thread at a time, which alone calls over it and reads its socket; channels.h has all
+ * of them. The leader keeps it alive (channel_tick) and answers what others ask of such a node while no
+ * call is under way. No GIL, unless said.
  *
  * docs/protocol.md, "What Python threads call", has the messages.
  */
@@ -37,7 +37,7 @@ struct channel {
     struct buf handler;   /* the handler's; empty: there is none */
     struct buf watch;     /* the monitor of the coordinator while it is asked */
     unsigned long thread; /* the owner's own name for itself; the list's lock */
-    _Atomic bool calling; /* set and reset by the owner, see channel_interrupt() */
+    _Atomic bool calling; /* set and reset by the owner, see channel_stop() */
     _Atomic bool interrupted;
     _Atomic bool reading; /* somebody has the read side: the owner in a call, or the tick */
     _Atomic bool broken;  /* it has ended, or will as soon as it is read */
@@ -52,29 +52,23 @@ struct channel {
     int silent;
 };
 
-/* How to connect: handshake_connect_as(). */
-typedef int channel_connect_cb(const char *alive, uint32_t creation, const char *peer,
-                               int64_t deadline, struct err *e);
+/* The longest frame that is read. Once, before any other thread. */
+void channel_init(size_t max_frame);
 
-/* node is this node's own name; at most max channels. Once, before any other thread. */
-void channel_init(const char *node, channel_connect_cb *connect, int max, size_t max_frame);
+/* One over fd, taken, which has shaken hands with peer under that name; it is the thread's, its own name
+ * for itself. */
+struct channel *channel_new(const char *name, int number, uint32_t creation, int fd,
+                            const char *peer, unsigned long thread);
+void channel_free(struct channel *ch);
 
-/* A channel to the node peer for this thread: out of the pool, or a new one, connected until the
- * deadline (clock_now(); 0: as long as a handshake may take). NULL with e when there are as many as
- * may be, or the peer takes no such connection: e->code is EX_TEMPFAIL if that is known already, and
- * costs nothing to ask again. */
-struct channel *channel_take(const char *peer, unsigned long thread, bool force, int64_t deadline,
-                             struct err *e);
-
-/* The thread needs it no longer: back to the pool, or closed if it is broken. Any thread; never
- * waits. */
-void channel_give(struct channel *ch);
+/* Whether its connection still lives, as far as what has come says. */
+bool channel_is_alive(struct channel *ch);
 
 /* A call, by the owner: begin marks it and has to be followed by end. In between check says, without
- * waiting, whether a handler is there; if not ready sees to one (ANSWERED: there is one); put opens the frame of a call, which the caller completes with the
- * terms Name and Args and dist_end(), and call sends it and waits; wait waits on after SIGNALLED.
- * What the answer points to is good until end. begin and end with the GIL, so that
- * channel_interrupt(), which has it, too, sees whether there is a call. */
+ * waiting, whether a handler is there; if not ready sees to one (ANSWERED: there is one); put opens the
+ * frame of a call, which the caller completes with the terms Name and Args and dist_end(); call sends it
+ * and waits; wait waits on after SIGNALLED and LATE. What the answer points to is good until end. begin
+ * and end with the GIL, so that channels_interrupt(), which has it, too, sees whether there is a call. */
 void channel_begin(struct channel *ch);
 bool channel_check(struct channel *ch);
 enum channel_result channel_ready(struct channel *ch, int64_t deadline);
@@ -86,14 +80,11 @@ void channel_end(struct channel *ch);
 /* Nobody waits for the answer any more: the handler is killed with what it runs. */
 void channel_abandon(struct channel *ch);
 
-/* The call that the thread has under way, if any, ends as INTERRUPTED, and its channel with it. */
-void channel_interrupt(unsigned long thread);
-
-/* The leader's, at each tick: says to the peers that the channels live, reads what has come to those
- * that are in no call, closes those that are dead or have been in the pool for long. */
-void channel_tick(void);
-
-/* How many there are, and how many of these wait in the pool. */
-void channel_count(int *all, int *pooled);
+/* For channels: ends the call under way as INTERRUPTED, and the channel with it; keeps the tick from
+ * reading; the leader's tick. Under the lock that keeps its descriptor from being closed. */
+void channel_stop(struct channel *ch);
+void channel_start_reading(struct channel *ch);
+void channel_stop_reading(struct channel *ch);
+void channel_tick(struct channel *ch);
 
 #endif

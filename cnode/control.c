@@ -3,7 +3,7 @@
 
 #include "control.h"
 #include "answer.h"
-#include "channel.h"
+#include "channels.h"
 #include "pool.h"
 #include "procs.h"
 #include "queues.h"
@@ -49,7 +49,7 @@ void control_put_status(struct buf *out) {
     int channels, pooled;
 
     pool_read_numbers(&n);
-    channel_count(&channels, &pooled);
+    channels_count(&channels, &pooled);
     etf_put_map(out, 15);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());

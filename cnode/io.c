@@ -3,7 +3,7 @@
 
 #include "io.h"
 #include "callback.h"
-#include "channel.h"
+#include "channels.h"
 #include "exec.h"
 #include "home.h"
 #include "leader.h"
@@ -383,7 +383,7 @@ static void io_tick(void) {
         }
         c->tick_sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
     }
-    channel_tick();
+    channels_tick();
 }
 
 void io_list(void (*fn)(void *arg, const struct conn *c), void *arg) {

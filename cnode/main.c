@@ -14,7 +14,7 @@
  */
 #include "config.h"
 
-#include "channel.h"
+#include "channels.h"
 #include "connect.h"
 #include "control.h"
 #include "pool.h"
@@ -88,7 +88,8 @@ static int main_start(const char *program, struct err *e) {
     route_init(node_name());
     process_init(node_name());
     mailbox_init((size_t)options.mailbox_size);
-    channel_init(node_name(), handshake_connect_as, options.max_connections, options.max_frame);
+    channel_init(options.max_frame);
+    channels_init(node_name(), handshake_connect_as, options.max_connections);
     if (leave_init(options.drain_timeout, options.program != OPTIONS_NONE, e) < 0)
         return -1;
     py_arena_init();

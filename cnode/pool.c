@@ -15,6 +15,7 @@ enum {
     POOL_LOOK_NS = 100000,    /* the shortest time between two looks at a processor clock */
     POOL_BUSY_SHARE = 10,     /* blocked: less than 1/10 of the time on a processor */
     POOL_REPORT_NS = 1000000, /* after which the application is told that a request runs */
+    POOL_WAITING_MAX = 8192,  /* threads that wait for Erlang and may be replaced beyond the maximum */
 };
 
 /* Under exec's lock. */
@@ -64,7 +65,9 @@ static int pool_stuck_locked(void) {
 
 /* Threads that may be replaced beyond the maximum. */
 static int pool_spare_locked(void) {
-    return pool_stuck_locked() + atomic_load(&pool.waiting);
+    int waiting = atomic_load(&pool.waiting);
+
+    return pool_stuck_locked() + (waiting < POOL_WAITING_MAX ? waiting : POOL_WAITING_MAX);
 }
 
 /* Whether the pool needs all the threads that it has. */

@@ -3,6 +3,7 @@
 
 #include "py_callback.h"
 #include "callback.h"
+#include "channels.h"
 #include "clock.h"
 #include "home.h"
 #include "io.h"
@@ -307,10 +308,10 @@ static struct channel *py_callback_connect(const struct py_callback *call, bool 
     struct channel *ch;
 
     py_leave();
-    ch = channel_take(call->peer, PyThread_get_thread_ident(), force, call->deadline, e);
+    ch = channels_take(call->peer, PyThread_get_thread_ident(), force, call->deadline, e);
     py_enter();
     if (ch && py_thread_keep(ch) < 0) {
-        channel_give(ch);
+        channels_give(ch);
         ch = NULL;
     }
     return ch;
@@ -340,7 +341,11 @@ static bool py_callback_ready(struct channel *ch, const struct py_callback *call
             PyUnicode_FromFormat("the application pynode does not run at %s", call->peer));
         return false;
     default:
-        py_callback_late(call);
+        if (call->deadline > 0 && clock_now() >= call->deadline)
+            py_callback_late(call);
+        else
+            py_callback_fail(PyUnicode_FromFormat(
+                "the application pynode at %s does not answer", call->peer));
         return false;
     }
 }

@@ -3,7 +3,7 @@
 
 #include "py_interrupt.h"
 #include "callback.h"
-#include "channel.h"
+#include "channels.h"
 #include "mailbox.h"
 #include "pool.h"
 #include "py.h"
@@ -32,7 +32,7 @@ PyObject *py_interrupt_exception(void) {
 static void py_interrupt_worker(const struct exec_worker *w) {
     py_raise_in(w->python_id, py_interrupt_class);
     callback_interrupt(w->python_id); /* there, and below, it sees no bytecode */
-    channel_interrupt(w->python_id);
+    channels_interrupt(w->python_id);
     mailbox_interrupt(w->python_id);
 }
 

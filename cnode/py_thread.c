@@ -3,6 +3,7 @@
 
 #include "py_thread.h"
 #include "callback.h"
+#include "channels.h"
 #include "clock.h"
 #include "handshake.h"
 #include "io.h"
@@ -59,7 +60,7 @@ static void py_thread_free(struct py_thread *t) {
     if (!io_forked()) {
         for (struct channel *ch = t->channels; ch; ch = next) {
             next = ch->held;
-            channel_give(ch);
+            channels_give(ch);
         }
         if (t->served)
             py_thread_end_process(t->served, (struct slice){0});
@@ -149,7 +150,7 @@ void py_thread_drop(struct channel *ch) {
     while (*at != ch)
         at = &(*at)->held;
     *at = ch->held;
-    channel_give(ch);
+    channels_give(ch);
 }
 
 /* What it serves. */

@@ -7,7 +7,7 @@
  */
 #include "config.h"
 
-#include "channel.h"
+#include "channels.h"
 #include "clock.h"
 #include "log.h"
 #include "peer.h"
@@ -167,7 +167,7 @@ static int64_t in_seconds(int seconds) {
 
 static struct channel *take(const char *peer) {
     struct err e = {0};
-    struct channel *ch = channel_take(peer, ME, false, 0, &e);
+    struct channel *ch = channels_take(peer, ME, false, 0, &e);
 
     if (!ch)
         tap_bail("no channel: %s", e.text);
@@ -177,14 +177,14 @@ static struct channel *take(const char *peer) {
 static int all(void) {
     int n, pooled;
 
-    channel_count(&n, &pooled);
+    channels_count(&n, &pooled);
     return n;
 }
 
 static int pooled(void) {
     int n, pooled;
 
-    channel_count(&n, &pooled);
+    channels_count(&n, &pooled);
     return pooled;
 }
 
@@ -192,8 +192,8 @@ static int pooled(void) {
 static void close_all(struct channel *held) {
     forget_ends();
     if (held)
-        channel_give(held);
-    channel_tick();
+        channels_give(held);
+    channels_tick();
     if (all() != 0)
         tap_bail("%d channels are left", all());
 }
@@ -259,7 +259,7 @@ static enum channel_result call_answered(struct channel *ch, const char *rest) {
 static void test_take(void) {
     int64_t deadline = in_seconds(SECONDS);
     struct err e = {0};
-    struct channel *ch = channel_take("a@h", ME, false, deadline, &e), *second, *third;
+    struct channel *ch = channels_take("a@h", ME, false, deadline, &e), *second, *third;
 
     ok(ch && net.n == 1, "a channel is connected");
     is_str(ch->name, "py-thread-1@h", "its name");
@@ -271,25 +271,25 @@ static void test_take(void) {
     is_int(pooled(), 0, "which is not in the pool");
     second = take("a@h");
     is_str(second->name, "py-thread-2@h", "the next one has another name");
-    channel_give(ch);
+    channels_give(ch);
     is_int(pooled(), 1, "one that is given back is in the pool");
     ok(take("a@h") == ch && net.n == 2, "and is taken again, instead of a new one");
-    channel_give(ch);
-    channel_give(second);
+    channels_give(ch);
+    channels_give(second);
     ok(take("a@h") == second, "the latest is the first");
     ok(take("a@h") == ch, "then the other one");
     is_int(all(), 2, "two in all");
-    channel_give(second);
-    channel_give(ch);
+    channels_give(second);
+    channels_give(ch);
     hang_up(end_of(ch));
     ok(take("a@h") == second, "one whose node has gone is passed over");
     is_int(all(), 1, "and is no more");
     third = take("b@h");
     is_str(last_end()->peer, "b@h", "each node has its own");
-    channel_give(third);
-    channel_give(second);
+    channels_give(third);
+    channels_give(second);
     ok(take("a@h") == second && take("b@h") == third, "also in the pool");
-    channel_give(third);
+    channels_give(third);
     close_all(second);
     is_int(pooled(), 0, "when all nodes have gone, no channel is left");
 }
@@ -298,8 +298,8 @@ static void test_take(void) {
 static void test_new_stays(void) {
     struct channel *ch = take("a@h");
 
-    channel_give(ch);
-    channel_tick();
+    channels_give(ch);
+    channels_tick();
     is_int(pooled(), 1, "one that is new and has called nothing stays in the pool");
     close_all(NULL);
 }
@@ -331,7 +331,7 @@ static void test_handler(void) {
            "and the coordinator is not watched any more");
     is_int(channel_ready(ch, 0), CHANNEL_ANSWERED, "it is still there");
     channel_end(ch);
-    channel_give(ch);
+    channels_give(ch);
     ok(take("a@h") == ch, "it goes into the pool with its channel");
     channel_begin(ch);
     ok(channel_check(ch), "and comes back with it");
@@ -572,8 +572,8 @@ static void test_lost(void) {
     is_str(answer(ch), "ok 1 []", "is one");
     channel_end(ch);
     is_int(all(), 1, "the channel is there");
-    channel_give(ch);
-    channel_tick();
+    channels_give(ch);
+    channels_tick();
     is_int(all(), 0, "until somebody looks");
     forget_ends();
     buf_done(&frame);
@@ -583,15 +583,15 @@ static void test_lost(void) {
 static void test_interrupt_early(void) {
     struct channel *ch = take_ready();
 
-    channel_interrupt(ME);
+    channels_interrupt(ME);
     channel_begin(ch);
     channel_check(ch);
-    channel_interrupt(OTHER);
+    channels_interrupt(OTHER);
     is_int(call_answered(ch, "ok,1,[]"), CHANNEL_ANSWERED, "neither another thread's nor before");
     channel_end(ch);
     channel_begin(ch);
     channel_check(ch);
-    channel_interrupt(ME);
+    channels_interrupt(ME);
     is_int(call(ch, 0), CHANNEL_INTERRUPTED, "a call that is interrupted before it is sent");
     ok(ch->broken, "its channel ends with it");
     channel_end(ch);
@@ -600,7 +600,7 @@ static void test_interrupt_early(void) {
     ch = take("a@h");
     channel_begin(ch);
     channel_check(ch);
-    channel_interrupt(ME);
+    channels_interrupt(ME);
     is_int(channel_ready(ch, 0), CHANNEL_INTERRUPTED, "one that has no handler yet");
     channel_end(ch);
     close_all(ch);
@@ -609,7 +609,7 @@ static void test_interrupt_early(void) {
     channel_begin(ch);
     channel_check(ch);
     is_int(call_answered(ch, "ok,1,[]"), CHANNEL_ANSWERED, "one that has its answer");
-    channel_interrupt(ME);
+    channels_interrupt(ME);
     is_str(answer(ch), "ok 1 []", "keeps it");
     channel_end(ch);
     channel_begin(ch);
@@ -619,9 +619,9 @@ static void test_interrupt_early(void) {
     close_all(ch);
 
     ch = take_ready();
-    channel_give(ch);
-    channel_interrupt(ME);
-    channel_interrupt(0);
+    channels_give(ch);
+    channels_interrupt(ME);
+    channels_interrupt(0);
     ok(take("a@h") == ch, "what is in the pool is nobody's, and stays");
     close_all(ch);
 }
@@ -631,7 +631,7 @@ static bool is_refused(const char *peer, int64_t since) {
     struct err e = {0};
     int n = net.n;
 
-    return (!channel_take(peer, ME, false, 0, &e) && e.code == EX_TEMPFAIL && net.n == n) ||
+    return (!channels_take(peer, ME, false, 0, &e) && e.code == EX_TEMPFAIL && net.n == n) ||
            clock_now() - since >= 1000000000;
 }
 
@@ -646,26 +646,26 @@ static void test_cap(void) {
         held[i] = take("a@h");
     is_int(all(), MAX, "as many as may be");
     connected = net.n;
-    ok(!channel_take("a@h", ME, true, 0, &e) && e.code == EX_TEMPFAIL, "one more is refused");
+    ok(!channels_take("a@h", ME, true, 0, &e) && e.code == EX_TEMPFAIL, "one more is refused");
     has_str(e.text, "node: no connection of its own to a@h", "and says so");
-    ok(!channel_take("b@h", ME, true, 0, &e) && e.code == EX_TEMPFAIL, "to another node, too");
+    ok(!channels_take("b@h", ME, true, 0, &e) && e.code == EX_TEMPFAIL, "to another node, too");
     is_int(net.n, connected, "nobody is asked for that");
-    channel_give(held[3]);
-    channel_give(held[5]);
+    channels_give(held[3]);
+    channels_give(held[5]);
     ch = take("b@h");
     is_int(net.n, connected + 1, "one of the pool gives way to a connection elsewhere");
     ok(take("a@h") == held[5], "the one that was unused for longer: the other is still there");
     is_int(all(), MAX, "and there are no more");
     is_int(pooled(), 0, "none of them in the pool");
     net.refuse = true;
-    channel_give(held[5]);
+    channels_give(held[5]);
     since = clock_now();
-    ok(!channel_take("c@h", ME, false, 0, &e) && e.code == EX_UNAVAILABLE,
+    ok(!channels_take("c@h", ME, false, 0, &e) && e.code == EX_UNAVAILABLE,
        "to a node that refuses");
     is_int(all(), MAX - 1, "one gives way in vain");
     net.refuse = false;
     held[3] = take("a@h");
-    channel_give(held[3]);
+    channels_give(held[3]);
     net.refuse = true;
     ok(is_refused("c@h", since), "when it is known to refuse");
     ok(pooled() == 1 || clock_now() - since >= 1000000000, "none does");
@@ -673,7 +673,7 @@ static void test_cap(void) {
     held[3] = take("a@h");
     for (int i = 0; i < MAX; i++)
         if (i != 5)
-            channel_give(held[i]);
+            channels_give(held[i]);
     close_all(ch);
 }
 
@@ -681,11 +681,12 @@ static void test_cap(void) {
 static void none_scene(void) {
     struct err e = {0};
 
-    channel_init("none@h", connect_cb, 0, MAX_FRAME);
-    if (channel_take("a@h", ME, true, 0, &e) || e.code != EX_TEMPFAIL || net.n > 0)
+    channel_init(MAX_FRAME);
+    channels_init("none@h", connect_cb, 0);
+    if (channels_take("a@h", ME, true, 0, &e) || e.code != EX_TEMPFAIL || net.n > 0)
         _exit(1);
-    channel_tick();
-    channel_interrupt(ME);
+    channels_tick();
+    channels_interrupt(ME);
 }
 
 /* A node that takes no connection is not asked again at once. */
@@ -697,7 +698,7 @@ static void test_refused(void) {
     int n = net.n, wrong = 0;
 
     net.refuse = true;
-    ok(!channel_take("no@h", ME, false, 0, &e), "a node that takes no connection");
+    ok(!channels_take("no@h", ME, false, 0, &e), "a node that takes no connection");
     is_int(e.code, EX_UNAVAILABLE, "the reason is that of the connecting");
     is_str(e.text, "no@h takes nobody", "with its text");
     is_int(all(), 0, "nothing is left of it");
@@ -705,17 +706,17 @@ static void test_refused(void) {
     net.refuse = false;
     ch = take("a@h");
     ok(ch, "others are");
-    channel_give(ch);
-    ch = channel_take("no@h", ME, true, 0, &e);
+    channels_give(ch);
+    ch = channels_take("no@h", ME, true, 0, &e);
     ok(ch && net.n == n + 2, "unless that is forced");
-    channel_give(ch);
-    ok(channel_take("no@h", ME, false, 0, &e) == ch, "then it is in the pool and taken from there");
+    channels_give(ch);
+    ok(channels_take("no@h", ME, false, 0, &e) == ch, "then it is in the pool and taken from there");
     close_all(ch);
     net.refuse = true;
     for (int i = 0; i < 100; i++) {
         snprintf(peer, sizeof peer, "no%d@h", i);
         since = clock_now();
-        wrong += channel_take(peer, ME, false, 0, &e) || e.code != EX_UNAVAILABLE;
+        wrong += channels_take(peer, ME, false, 0, &e) || e.code != EX_UNAVAILABLE;
         wrong += !is_refused(peer, since);
     }
     is_int(wrong, 0, "100 such nodes, each remembered for a while");
@@ -762,10 +763,10 @@ static void test_ticks(void) {
     struct end *end = end_of(ch);
 
     heard(end);
-    channel_give(idle);
-    channel_tick();
+    channels_give(idle);
+    channels_tick();
     heard(end);
-    channel_tick();
+    channels_tick();
     is_str(heard(end), "tick", "a channel to which nothing was sent sends a tick");
     is_str(heard(end_of(idle)), "tick\ntick", "also in the pool");
     channel_begin(ch);
@@ -773,13 +774,13 @@ static void test_ticks(void) {
     call_answered(ch, "ok,1,[]");
     channel_end(ch);
     heard(end);
-    channel_tick();
+    channels_tick();
     is_str(heard(end), "", "not when something else was sent");
     channel_begin(ch);
-    channel_tick();
+    channels_tick();
     is_str(heard(end), "tick", "in the middle of a call, too");
     channel_end(ch);
-    channel_give(ch);
+    channels_give(ch);
     close_all(NULL);
 }
 
@@ -799,7 +800,7 @@ static void test_questions(void) {
     say(end, "{6," P ",'',rex}", "{'$gen_call',{" P "," R "},{call,m,f,[],user}}");
     say(end, "{6," P ",'',net_kernel}", "hello");
     say(end, "{20," P ",rex," R "}", NULL);
-    channel_tick();
+    channels_tick();
     is_str(heard(end),
            line("{31," R "," P ",0,notsup}\n{28,rex," P "," R "} + noproc\n"
                 "{28,%s," P "," R "} + noproc\n{36,7,%s," P "}\n{3,<py@h,9,9,9>," P ",noproc}\n"
@@ -811,7 +812,7 @@ static void test_questions(void) {
     say(end, "{19," P ",rex," R "}", NULL);
     is_int(call_answered(ch, "ok,1,[]"), CHANNEL_ANSWERED, "in the middle of a call");
     channel_end(ch);
-    channel_tick();
+    channels_tick();
     has_str(heard(end), "{28,rex," P "," R "} + noproc", "questions are answered, too");
     close_all(ch);
 }
@@ -834,10 +835,10 @@ static void test_deaf(void) {
 
             done += n > 0 ? (size_t)n : 0;
             if (n <= 0)
-                channel_tick();
+                channels_tick();
         }
     }
-    channel_tick();
+    channels_tick();
     ok(atomic_load(&ch->conn->out.bytes) < CONN_HIGH + 65536,
        "24 MB of questions by who reads nothing leave no more than 4 MB of answers");
     diag("%zu bytes wait", atomic_load(&ch->conn->out.bytes));
@@ -849,15 +850,15 @@ static void test_dead(void) {
     struct channel *ch = take_ready(), *waiting = take("a@h");
     int n;
 
-    channel_give(waiting);
+    channels_give(waiting);
     hang_up(end_of(waiting));
     hang_up(end_of(ch));
     logged();
-    channel_tick();
+    channels_tick();
     is_int(pooled(), 0, "a channel in the pool whose node has gone is closed by the tick");
     is_int(all(), 1, "one that is held is its holder's");
     for (n = 0; n < 10; n++)
-        channel_tick();
+        channels_tick();
     is_str(logged(), "", "nothing is said of it, however long that takes");
     channel_begin(ch);
     ok(!channel_check(ch), "who sees");
@@ -871,38 +872,38 @@ static void test_silent(void) {
     struct buf half = {0};
 
     logged();
-    channel_give(waiting);
+    channels_give(waiting);
     channel_begin(busy);
     for (int i = 0; i < 10; i++) {
         say_bytes(end_of(ch), "\0\0\0", 4);
         say_bytes(end_of(waiting), "\0\0\0", 4);
         say_bytes(end_of(busy), "\0\0\0", 4); /* nobody reads them */
-        channel_tick();
+        channels_tick();
     }
     is_int(all(), 3, "channels that are ticked live");
     is_str(logged(), "", "whether somebody reads the ticks or not");
     term_put_frame(&half, line("{2,'',%s}", self(ch)), "hello");
     say_bytes(end_of(ch), half.data, half.len / 2);
     for (int i = 0; i < 3; i++)
-        channel_tick();
+        channels_tick();
     is_int(all(), 3, "three ticks without any news: they live still");
     say_bytes(end_of(waiting), "\0\0\0", 4);
-    channel_tick();
+    channels_tick();
     is_int(all(), 3, "one more");
     has_str(logged(), line("channel %d to a@h: closed: heartbeat missed", busy->number),
             "is too much for the one in a call");
-    channel_tick();
+    channels_tick();
     has_str(logged(), line("channel %d to a@h: closed: heartbeat missed", ch->number),
             "and for the other that is held");
     is_int(call(busy, 0), CHANNEL_LOST, "the call ends");
     channel_end(busy);
     for (int i = 0; i < 10; i++)
-        channel_tick();
+        channels_tick();
     is_int(all(), 2, "the one in the pool is gone, too");
     has_str(logged(), last, "which is said");
     is_str(logged(), "", "once");
     buf_done(&half);
-    channel_give(busy);
+    channels_give(busy);
     close_all(ch);
 }
 
@@ -934,8 +935,8 @@ static void test_malformed(void) {
         close_all(ch);
         ch = take_ready();
         say_bytes(end_of(ch), garbage[i].bytes, garbage[i].len);
-        channel_give(ch);
-        channel_tick();
+        channels_give(ch);
+        channels_tick();
         is_int(all(), 0, "the same between two calls");
         logged();
         forget_ends();
@@ -997,7 +998,7 @@ static void test_large_frames(void) {
     is_int(channel_call(ch, &out, 0), CHANNEL_ANSWERED, "a large message that is no answer");
     channel_end(ch);
     say_to(end, ch, name);
-    channel_tick();
+    channels_tick();
     ok(!ch->kept.data, "none is kept between calls");
     buf_done(&out);
     free(name);
@@ -1239,7 +1240,7 @@ static const char *run(unsigned long thread, const char *peer, const char *name,
         struct err e;
 
         if (!ch)
-            ch = channel_take(peer, thread, false, deadline, &e);
+            ch = channels_take(peer, thread, false, deadline, &e);
         if (!ch)
             return "none";
         channel_begin(ch);
@@ -1272,12 +1273,12 @@ static const char *run(unsigned long thread, const char *peer, const char *name,
         channel_end(ch);
         buf_done(&out);
         if (ch->broken) {
-            channel_give(ch);
+            channels_give(ch);
             ch = NULL;
         }
     }
     if (ch)
-        channel_give(ch);
+        channels_give(ch);
     return text;
 }
 
@@ -1370,11 +1371,11 @@ static void test_interrupt(void) {
         if (pthread_create(&threads[i], NULL, never_main, &got[i]) != 0)
             tap_bail("no thread");
     ok(more_than(&node.called, called + 1), "two threads call");
-    channel_interrupt(ME);
+    channels_interrupt(ME);
     pthread_join(threads[0], NULL);
     is_str(got[0], "interrupted", "one is interrupted");
-    channel_interrupt(ME);
-    channel_interrupt(OTHER);
+    channels_interrupt(ME);
+    channels_interrupt(OTHER);
     pthread_join(threads[1], NULL);
     is_str(got[1], "interrupted", "the other one not until it is its turn");
 }
@@ -1496,8 +1497,8 @@ static void test_threads(void) {
     }
     for (; atomic_load(&callers) > 0; ticks++) {
         tick_all(); /* none is silent */
-        channel_tick();
-        channel_interrupt(OTHER);
+        channels_tick();
+        channels_interrupt(OTHER);
         moment();
     }
     for (int i = 0; i < THREADS; i++) {
@@ -1535,7 +1536,7 @@ static void test_fork(void) {
     channel_begin(ch);
     channel_check(ch);
     channel_end(ch);
-    channel_give(ch);
+    channels_give(ch);
     ok(poll(&p, 1, SECONDS * 1000) == 1 && recv(end->fd, &byte, 1, 0) == 0,
        "its end is seen while the child lives");
     close(fds[1]);
@@ -1550,7 +1551,8 @@ int main(void) {
     is_int(tap_child(none_scene, NULL), 0, "a node that may have no channels has none");
     log_path = tap_path("log");
     log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, log_path);
-    channel_init("py@h", connect_cb, MAX, MAX_FRAME);
+    channel_init(MAX_FRAME);
+    channels_init("py@h", connect_cb, MAX);
     test_take();
     test_new_stays();
     test_handler();

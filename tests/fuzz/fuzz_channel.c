@@ -7,7 +7,7 @@
  */
 #include "config.h"
 
-#include "channel.h"
+#include "channels.h"
 #include "log.h"
 
 #include <fcntl.h>
@@ -46,7 +46,7 @@ static int fuzz_connect(const char *alive, uint32_t creation, const char *peer, 
  * wait: when there is nothing to read it looks like a signal. */
 static struct channel *fuzz_take(void) {
     struct err e;
-    struct channel *ch = channel_take("a@h", 1, true, 0, &e);
+    struct channel *ch = channels_take("a@h", 1, true, 0, &e);
 
     fuzz_hold(ch != NULL);
     etf_set_be32(ch->pid_tail + 8, FUZZ_CREATION);
@@ -159,7 +159,7 @@ static void fuzz_channel(const uint8_t *data, size_t size, enum fuzz_way way) {
     for (int half = 0; half < 2 && !ch->broken; half++) {
         fuzz_send(half ? data + size / 2 : data, half ? size - size / 2 : size / 2);
         if (way == FUZZ_IDLE)
-            channel_tick();
+            channels_tick();
         else
             fuzz_wait(ch, way);
         fuzz_read();
@@ -171,9 +171,9 @@ static void fuzz_channel(const uint8_t *data, size_t size, enum fuzz_way way) {
     fuzz_read();
     fuzz_hold(!ch->kept.data && !ch->answer.data);
     close(fuzz_peer);
-    channel_give(ch);
-    channel_tick();
-    channel_count(&all, &pooled);
+    channels_give(ch);
+    channels_tick();
+    channels_count(&all, &pooled);
     fuzz_hold(all == 0 && pooled == 0);
 }
 
@@ -183,7 +183,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!ready) {
         log_open(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, "/dev/null");
         request_init("py@h", FUZZ_CREATION);
-        channel_init("py@h", fuzz_connect, 4, FUZZ_FRAME_MAX);
+        channel_init(FUZZ_FRAME_MAX);
+        channels_init("py@h", fuzz_connect, 4);
     }
     ready = true;
     if (size > FUZZ_SIZE_MAX)
