@@ -31,12 +31,12 @@ enum {
     IO_SPIN_NS = 50000, /* a worker that leads looks this long before it sleeps */
     IO_BATCH = 16, /* but not after so many requests: who sent them has more use for the time */
     IO_TURNS = 4,  /* every so many looks one at all, the others at the hot connection */
-    IO_NAP_NS = 250000, /* the io thread's looks at a leader that may be stuck */
-    IO_QUIET_NAPS = 16, /* naps without traffic, after which the io thread sleeps */
-    IO_WAITING_MS = 1,  /* between looks at the pool while there is something to see to */
+    IO_NAP_NS = 250000,       /* the io thread's looks at a leader that may be stuck */
+    IO_QUIET_NAPS = 16,       /* naps without traffic, after which the io thread sleeps */
+    IO_WAITING_MS = 1,        /* between looks at the pool while there is something to see to */
     IO_SOON_BYTES = 16 << 10, /* more are not held back for what may come, */
     IO_SOON_NS = 300000,      /* nor for longer */
-    IO_ROOM_MS = 1000,  /* between looks whether somebody else has made room in an outbox */
+    IO_ROOM_MS = 1000,        /* between looks whether somebody else has made room in an outbox */
 };
 
 /* What an epoll event is about: one of these addresses, or a connection. */

@@ -15,7 +15,8 @@ enum {
     POOL_LOOK_NS = 100000,    /* the shortest time between two looks at a processor clock */
     POOL_BUSY_SHARE = 10,     /* blocked: less than 1/10 of the time on a processor */
     POOL_REPORT_NS = 1000000, /* after which the application is told that a request runs */
-    POOL_WAITING_MAX = 8192,  /* threads that wait for Erlang and may be replaced beyond the maximum */
+    POOL_WAITING_MAX =
+        8192, /* threads that wait for Erlang and may be replaced beyond the maximum */
 };
 
 /* Under exec's lock. */

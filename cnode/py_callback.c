@@ -344,8 +344,8 @@ static bool py_callback_ready(struct channel *ch, const struct py_callback *call
         if (call->deadline > 0 && clock_now() >= call->deadline)
             py_callback_late(call);
         else
-            py_callback_fail(PyUnicode_FromFormat(
-                "the application pynode at %s does not answer", call->peer));
+            py_callback_fail(
+                PyUnicode_FromFormat("the application pynode at %s does not answer", call->peer));
         return false;
     }
 }
