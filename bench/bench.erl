@@ -36,6 +36,7 @@ main([PyPid, PeerPid, Quick, Rounds, Csv | Names]) ->
         await_nodes(100),
         Ctx = #ctx{py_pid = PyPid, peer_pid = PeerPid, quick = Quick =:= "true",
                    rounds = rounds(list_to_integer(Rounds), Quick), first_rss = FirstRss},
+        ok = logger:set_primary_config(level, error), % no progress reports of the application
         ok = prepare(),
         print_head(Ctx),
         Rows = [print_row(run(Job, Ctx)) || Job <- choose(Names)],
