@@ -8,21 +8,14 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum {
-    CALLBACK_TABLE = 256,      /* buckets, a power of two */
-    CALLBACK_TURN_NS = 500000, /* as long as a thread may keep the GIL that others want (py.c) */
-};
-
-static _Thread_local uint64_t callback_turn; /* this thread's, which it has not passed on */
+enum { CALLBACK_TABLE = 256 }; /* buckets, a power of two */
 
 static struct {
     pthread_mutex_t lock; /* guards the table, and all below */
     struct callback *table[CALLBACK_TABLE];
     uint64_t next;
     struct callback *ready, **ready_end; /* answered and not woken yet */
-    uint64_t turn;                       /* of the one that was woken last; 0: it has left Python */
-    uint64_t turns;
-    int64_t since; /* when that was */
+    bool entering;                       /* one that was woken has not entered Python yet */
     _Atomic int count, n_ready;
 } callbacks = {.lock = PTHREAD_MUTEX_INITIALIZER, .ready_end = &callbacks.ready};
 
@@ -75,12 +68,11 @@ static void callback_unqueue_locked(struct callback *cb) {
 static struct callback *callback_next_locked(void) {
     struct callback *cb = callbacks.ready;
 
-    callbacks.turn = cb ? ++callbacks.turns : 0;
+    callbacks.entering = cb != NULL;
     if (!cb)
         return NULL;
-    callbacks.since = clock_now();
     callback_unqueue_locked(cb);
-    cb->turn = callbacks.turn;
+    cb->turn = true;
     atomic_fetch_add(&cb->posting, 1);
     return cb;
 }
@@ -93,49 +85,40 @@ static void callback_post(struct callback *cb) {
     atomic_fetch_sub(&cb->posting, 1);
 }
 
-void callback_leave(void) {
-    uint64_t turn = callback_turn;
-    struct callback *cb;
+/* Who has entered, or has woken by itself, at its deadline or by a signal: the next one is to be woken. */
+static struct callback *callback_pass_locked(struct callback *cb) {
+    if (cb->queued)
+        callback_unqueue_locked(cb);
+    if (!cb->turn)
+        return NULL;
+    cb->turn = false;
+    return callback_next_locked();
+}
 
-    if (turn == 0)
-        return;
-    callback_turn = 0;
+void callback_entered(struct callback *cb) {
+    struct callback *next;
+
     pthread_mutex_lock(&callbacks.lock);
-    cb = callbacks.turn == turn ? callback_next_locked() : NULL;
+    next = callback_pass_locked(cb);
     pthread_mutex_unlock(&callbacks.lock);
-    callback_post(cb);
+    callback_post(next);
 }
 
 bool callback_more(void) {
     return atomic_load_explicit(&callbacks.n_ready, memory_order_relaxed) > 0;
 }
 
-bool callback_hurry(int64_t now) {
-    struct callback *cb = NULL;
-
-    if (!callback_more())
-        return false;
-    pthread_mutex_lock(&callbacks.lock);
-    if (now - callbacks.since >= CALLBACK_TURN_NS)
-        cb = callback_next_locked();
-    pthread_mutex_unlock(&callbacks.lock);
-    callback_post(cb);
-    return callback_more();
-}
-
-/* Its thread keeps the turn until it leaves Python. */
 void callback_end(struct callback *cb) {
-    struct callback **at = callback_bucket(cb->id);
+    struct callback **at = callback_bucket(cb->id), *next;
 
     pthread_mutex_lock(&callbacks.lock);
-    if (cb->queued) /* it woke by itself, at its deadline or by a signal */
-        callback_unqueue_locked(cb);
-    callback_turn = cb->turn ? cb->turn : callback_turn;
+    next = callback_pass_locked(cb);
     while (*at != cb)
         at = &(*at)->next;
     *at = cb->next;
     pthread_mutex_unlock(&callbacks.lock);
     atomic_fetch_sub(&callbacks.count, 1);
+    callback_post(next);
     while (atomic_load(&cb->posting) > 0)
         sched_yield();
     sem_destroy(&cb->woken);
@@ -165,7 +148,7 @@ bool callback_answer(const struct conn *conn, uint64_t id, struct slice terms) {
     if (cb && atomic_load(&cb->state) == CALLBACK_WAITING) {
         buf_put(&cb->answer, terms.data, terms.len);
         callback_queue_locked(cb);
-        next = callbacks.turn == 0 ? callback_next_locked() : NULL;
+        next = callbacks.entering ? NULL : callback_next_locked();
     }
     pthread_mutex_unlock(&callbacks.lock);
     callback_post(next);

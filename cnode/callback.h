@@ -1,9 +1,9 @@
 /* callback.h - calls from Python to Erlang over the node's own connection that wait for their answer.
  *
  * Many threads share the connection: what they ask is gathered in it (outbox.h), and so are the answers.
- * Each call has a number, which its answer bears. Threads that are answered at once are woken in turn, each
- * when the one before has left Python again, or has been there for a while: else they would all wait
- * for the GIL, and hinder who has it. Any thread; one leaf lock; no GIL, unless said.
+ * Each call has a number, which its answer bears. Threads that are answered at once are woken in turn,
+ * each when the one before has entered Python: else they would all wait for the GIL, and hinder who has
+ * it. Any thread; one leaf lock; no GIL, unless said.
  */
 #ifndef PYNODE_CALLBACK_H
 #define PYNODE_CALLBACK_H
@@ -23,8 +23,7 @@ struct callback {
     sem_t woken;
     _Atomic int state;   /* enum callback_state */
     _Atomic int posting; /* threads that are waking it: it must stay until they are through */
-    bool queued;         /* answered, and to be woken */
-    uint64_t turn;       /* woken, as the one with this turn; 0: not */
+    bool queued, turn;   /* answered, and to be woken; woken, and on its way into Python */
     struct buf answer;   /* the terms that follow the number */
 };
 
@@ -32,21 +31,15 @@ struct callback {
 void callback_begin(struct callback *cb, struct conn *conn);
 
 /* Waits until there is an answer, the connection is lost, the deadline (clock_now(); 0: none) has
- * passed, or a signal has come: the state then. callback_end() forgets the call in any case. */
+ * passed, or a signal has come: the state then. The waiter says when it has entered Python again;
+ * callback_end() forgets the call in any case. */
 enum callback_state callback_wait(struct callback *cb, int64_t deadline);
+void callback_entered(struct callback *cb);
 void callback_end(struct callback *cb);
-
-/* The calling thread has left Python, to wait or for good: if it has been woken in turn, the next one
- * is woken. */
-void callback_leave(void);
 
 /* Whether others are answered and about to be woken: what they will send may travel with what this
  * thread sends. */
 bool callback_more(void);
-
-/* The leader's: wakes the next one if the one before has been in Python for long. Whether any is to be
- * woken yet, so that this has to be called again in a millisecond. */
-bool callback_hurry(int64_t now);
 
 /* The call that the thread serves was cancelled: it waits no longer. */
 void callback_interrupt(unsigned long thread);

@@ -15,6 +15,7 @@ struct conn {
     int fd;
     struct outbox out;
     _Atomic bool want_write; /* a flush met a full socket; the leader waits for room */
+    _Atomic int64_t soon;    /* since when something waits to be written with more; 0: nothing */
     _Atomic bool held;       /* requests are kept back until the outbox is shorter */
 
     /* The leader's. */

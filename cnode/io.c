@@ -35,7 +35,7 @@ enum {
     IO_QUIET_NAPS = 16,       /* naps without traffic, after which the io thread sleeps */
     IO_WAITING_MS = 1,        /* between looks at the pool while there is something to see to */
     IO_SOON_BYTES = 16 << 10, /* more are not held back for what may come, */
-    IO_SOON_NS = 300000,      /* nor for longer */
+    IO_SOON_NS = 100000,      /* nor for longer */
     IO_ROOM_MS = 1000,        /* between looks whether somebody else has made room in an outbox */
 };
 
@@ -52,7 +52,7 @@ static struct {
     _Atomic bool stopping;
     _Atomic bool standing; /* the io thread waits for events, as the leader or as it believes */
     _Atomic bool report, reopen;
-    _Atomic int64_t soon; /* since when something waits for io_flush_soon(); 0: nothing */
+    _Atomic bool soon; /* a connection has something that waits to be written with more */
     _Atomic bool forked;
 
     /* The io thread sleeps on these when there is no traffic. */
@@ -234,6 +234,7 @@ static void io_ready(struct conn *c, uint32_t events) {
 }
 
 void io_flush(struct conn *c) {
+    atomic_store(&c->soon, 0);
     switch (io_flush_outbox(c)) {
     case OUTBOX_EMPTY:
         break;
@@ -247,14 +248,39 @@ void io_flush(struct conn *c) {
     }
 }
 
-/* Who calls this knows that the leader will look within a millisecond (callback.h). */
+/* Whoever is about to write sees to it; the leader does if that takes longer than it looks. */
 void io_flush_soon(struct conn *c) {
-    int64_t none = 0;
+    int64_t now = clock_now(), since = 0;
 
-    if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) > IO_SOON_BYTES)
+    if (atomic_compare_exchange_strong(&c->soon, &since, now))
+        atomic_store(&io.soon, true);
+    else if (now - since > IO_SOON_NS || atomic_load(&c->out.bytes) > IO_SOON_BYTES)
         io_flush(c);
-    else
-        atomic_compare_exchange_strong(&io.soon, &none, clock_now());
+}
+
+/* The leader's look at what has waited for long: whether something waits on. */
+static bool io_flush_overdue(int64_t now) {
+    bool waits = false;
+
+    if (!atomic_exchange(&io.soon, false))
+        return false;
+    for (struct conn *c = io.conns, *next; c; c = next) {
+        int64_t since = atomic_load(&c->soon);
+
+        next = c->next;
+        if (since == 0)
+            continue;
+        if (now - since <= IO_SOON_NS) {
+            waits = true;
+            continue;
+        }
+        atomic_store(&c->soon, 0);
+        if (!io_write(c))
+            io_close(c, "write failed");
+    }
+    if (waits)
+        atomic_store(&io.soon, true);
+    return waits;
 }
 
 /* Once more than CONN_HIGH is there, until less than CONN_LOW is. The connection's end, which the
@@ -538,20 +564,18 @@ static void io_tell_started(const struct request *r) {
  * there may be more to tell, or -1. */
 static int io_tell(void) {
     bool told = exec_unannounced() > 0;
-    int64_t now = clock_now(), soon = atomic_load(&io.soon);
+    int64_t now = clock_now();
+    bool waits;
 
     if (told)
         exec_announce(route_put);
     if (exec_unreported() > 0 && pool_report(now, io_tell_started) > 0)
         told = true;
-    if (soon > 0 && now - soon > IO_SOON_NS) {
-        atomic_store(&io.soon, 0);
-        told = true;
-    }
     if (told)
         io_flush_all();
-    return callback_hurry(now) || atomic_load(&io.soon) > 0 || exec_unreported() > 0 ? IO_WAITING_MS
-                                                                                     : -1;
+    waits = io_flush_overdue(now) ||
+            callback_more(); /* of those that follow some may leave it to others */
+    return waits || exec_unreported() > 0 ? IO_WAITING_MS : -1;
 }
 
 /* Becomes the leader again after serving, or takes the lead from an io thread that only waits. */

@@ -250,7 +250,6 @@ static enum callback_state py_callback_wait(struct callback *cb, struct buf *ite
         return CALLBACK_WAITING;
     pool_wait_begin();
     py_leave();
-    callback_leave();
     if (py_callback_gather(cb->conn, item))
         state = callback_wait(cb, py_thread_look_at(deadline));
     while (state == CALLBACK_WAITING && (deadline == 0 || clock_now() < deadline)) {
@@ -263,7 +262,10 @@ static enum callback_state py_callback_wait(struct callback *cb, struct buf *ite
     }
     if (state == CALLBACK_WAITING || state == CALLBACK_INTERRUPTED)
         py_callback_drop(cb);
+    else if (!callback_more()) /* what others have left to be written with what this thread sends */
+        io_flush(cb->conn);
     py_enter();
+    callback_entered(cb);
     pool_wait_end();
     return raised ? CALLBACK_WAITING : state;
 }
@@ -366,7 +368,6 @@ static enum channel_result py_callback_run(struct channel *ch, struct buf *frame
         return CHANNEL_SIGNALLED;
     pool_wait_begin();
     py_leave();
-    callback_leave();
     result = channel_call(ch, frame, py_thread_look_at(deadline));
     while (py_callback_goes_on(result, deadline)) {
         py_enter();

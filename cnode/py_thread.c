@@ -2,7 +2,6 @@
 #include "config.h"
 
 #include "py_thread.h"
-#include "callback.h"
 #include "channels.h"
 #include "clock.h"
 #include "handshake.h"
@@ -56,7 +55,6 @@ static void py_thread_end_process(struct proc *p, struct slice reason) {
 static void py_thread_free(struct py_thread *t) {
     struct channel *next;
 
-    callback_leave();
     if (!io_forked()) {
         for (struct channel *ch = t->channels; ch; ch = next) {
             next = ch->held;
@@ -296,7 +294,6 @@ static bool py_thread_wait_once(struct mailbox *m, int64_t deadline) {
     mailbox_begin(m, PyThread_get_thread_ident());
     pool_wait_begin();
     py_leave();
-    callback_leave();
     there = mailbox_wait(m, py_thread_look_at(deadline));
     py_enter();
     pool_wait_end();

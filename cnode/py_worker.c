@@ -3,7 +3,6 @@
 
 #include "py_worker.h"
 #include "answer.h"
-#include "callback.h"
 #include "conn.h"
 #include "home.h"
 #include "io.h"
@@ -234,7 +233,6 @@ static void py_worker_serve(struct exec_worker *w) {
         py_worker_run(w, r, &batch);
     }
     py_leave();
-    callback_leave();
     py_worker_flush(&batch);
 }
 

@@ -92,43 +92,32 @@ static bool is_woken(struct callback *cb) {
     return sem_trywait(&cb->woken) == 0;
 }
 
-/* Of those that are answered at once each is woken when the one before has left Python again. */
+/* Of those that are answered at once each is woken when the one before has entered Python. */
 static void test_turns(struct conn *c) {
-    struct callback cb[6];
-    int64_t now;
+    struct callback cb[5];
 
-    for (int i = 0; i < 6; i++)
-        callback_begin(&cb[i], conn_ref(c));
-    callback_leave();
-    ok(!callback_hurry(clock_now()), "nobody is ready: nothing to see to");
     for (int i = 0; i < 5; i++)
+        callback_begin(&cb[i], conn_ref(c));
+    for (int i = 0; i < 4; i++)
         answer(&cb[i], "x");
-    now = clock_now();
     ok(is_woken(&cb[0]), "the first that is answered is woken");
-    ok(!is_woken(&cb[1]) && !is_woken(&cb[2]), "the others are not yet");
-    callback_end(&cb[0]);
-    ok(!is_woken(&cb[1]), "nor when it has its answer and is in Python");
-    callback_leave();
-    ok(is_woken(&cb[1]), "when it has left, the second is");
-    callback_leave();
-    ok(!is_woken(&cb[2]), "who has left passes on once");
-    callback_end(&cb[2]); /* its limit has passed, say */
-    ok(callback_hurry(now), "there is one to see to");
-    ok(!is_woken(&cb[3]), "but not yet");
-    ok(callback_hurry(now + 1000000000), "the second is in Python for long: one is left to see to");
-    ok(is_woken(&cb[3]), "the next is woken, who woke by itself is passed over");
+    ok(!is_woken(&cb[1]) && !is_woken(&cb[2]) && !is_woken(&cb[3]), "the others are not yet");
+    ok(callback_more(), "there are more to be woken");
+    callback_entered(&cb[0]);
+    ok(is_woken(&cb[1]), "when it has entered, the second is");
+    ok(!is_woken(&cb[0]) && !is_woken(&cb[2]), "and no other");
+    callback_entered(&cb[0]);
+    ok(!is_woken(&cb[2]), "who has entered passes on once");
+    callback_entered(&cb[2]); /* its limit has passed, say */
     callback_end(&cb[1]);
-    callback_leave();
-    ok(!is_woken(&cb[4]), "and not one more when the second leaves after all");
+    ok(!is_woken(&cb[2]) && is_woken(&cb[3]), "who woke by itself is passed over");
+    ok(!callback_more(), "no more are to be woken");
     callback_end(&cb[3]);
-    callback_leave();
-    ok(is_woken(&cb[4]) && !callback_hurry(now + 1000000000), "then the last");
+    answer(&cb[4], "x");
+    ok(is_woken(&cb[4]), "nobody is on its way: the next one is woken at once");
     callback_end(&cb[4]);
-    callback_leave();
-    answer(&cb[5], "x");
-    ok(is_woken(&cb[5]), "nobody is in Python: the next one is woken at once");
-    callback_end(&cb[5]);
-    callback_leave();
+    callback_end(&cb[0]);
+    callback_end(&cb[2]);
     is_int(callback_count(), 0, "none waits");
 }
 
@@ -340,11 +329,10 @@ static void *caller_main(void *arg) {
             seen->wrong++;
             break;
         }
+        if (i % 3 > 0)
+            callback_entered(&cb);
         callback_end(&cb);
-        if (i % 3 > 0) /* else it is in Python until it calls again */
-            callback_leave();
     }
-    callback_leave();
     atomic_fetch_sub(&callers, 1);
     return NULL;
 }
@@ -372,7 +360,6 @@ static void answer_all(void) {
             callback_answer(conn, id, (struct slice){term.data, term.len});
         else
             sched_yield();
-        callback_hurry(clock_now());
         buf_done(&term);
     }
 }
