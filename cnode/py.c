@@ -27,6 +27,10 @@ static struct {
     _Atomic size_t count;
 } py_deferred = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+PyObject *py_state_dict(void) {
+    return PyThreadState_GetDict();
+}
+
 bool py_is_main(void) {
     return py_main;
 }

@@ -30,6 +30,9 @@ void py_done(void);
 /* Runs statements in a namespace of their own: 0/-1 with an exception. */
 int py_run_apart(const char *source);
 
+/* What belongs to this thread's state, and is cleared with it: a dict, borrowed, or NULL. */
+PyObject *py_state_dict(void);
+
 /* Whether this thread is Python's main thread, which alone runs the handlers of signals. */
 bool py_is_main(void);
 

@@ -73,6 +73,13 @@ static PyObject *py_call_str(struct slice s) {
     return PyUnicode_DecodeUTF8((const char *)s.data, (Py_ssize_t)s.len, NULL);
 }
 
+/* Whether it is what the package erlang has for a name that it does not know: a function of Erlang's,
+ * which Erlang does not call by way of Python. */
+static bool py_call_is_erlang(PyObject *obj) {
+    return strcmp(Py_TYPE(obj)->tp_name, "_Function") == 0 &&
+           PyObject_HasAttrString(obj, "__erlang_function__");
+}
+
 /* Follows a dotted name from the module. Under --allow it must not pass through a module: those
  * that the allowed one imports are not allowed with it. */
 static PyObject *py_call_find(PyObject *module, struct slice function) {
@@ -92,6 +99,11 @@ static PyObject *py_call_find(PyObject *module, struct slice function) {
             break;
         }
         next = PyObject_GetAttr(found, PyList_GET_ITEM(parts, i));
+        if (next && py_call_is_erlang(next)) {
+            PyErr_Format(PyExc_AttributeError, "module 'erlang' has no attribute '%U'",
+                         PyList_GET_ITEM(parts, i));
+            Py_CLEAR(next);
+        }
         Py_SETREF(found, next);
     }
     Py_XDECREF(parts);

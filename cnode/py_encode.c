@@ -689,7 +689,8 @@ static int py_encode_tolist(struct py_encode *e, PyObject *obj) {
     PyObject *method;
     int status;
 
-    if (PyType_Check(obj)) /* a class has the method, but no self for it */
+    if (PyType_Check(obj) || PyModule_Check(obj)) /* a class has the method, but no self for it; a
+                                                   * module may make up what it is asked for */
         return 1;
     method = PyObject_GetAttrString(obj, "tolist");
     if (!method) {

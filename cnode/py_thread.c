@@ -103,7 +103,7 @@ static struct py_thread *py_thread_get(void) {
 
     if (t)
         return t;
-    dict = PyThreadState_GetDict(); /* borrowed */
+    dict = py_state_dict();
     t = xcalloc(1, sizeof *t);
     t->ident = PyThread_get_thread_ident();
     capsule = dict ? PyCapsule_New(t, py_thread_capsule, py_thread_cleared) : NULL;

@@ -119,6 +119,8 @@ def atom(name):
 class _Function:
     """What erlang.NAME is: the Erlang function that is registered under NAME when it is called."""
 
+    __erlang_function__ = True
+
     def __init__(self, name):
         self.__name__ = self.__qualname__ = name
         self.__doc__ = f"Calls the Erlang function {name}: the same as call('{name}', ...)."
