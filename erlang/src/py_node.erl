@@ -99,12 +99,18 @@ init(Parent, Node, Options) ->
         {'DOWN', Monitor, process, _, _} ->
             exit({shutdown, {not_a_python_node, Node}});
         {'EXIT', Parent, Reason} ->
-            exit(Reason);
+            give_up(To, Reason);
         detach ->
-            exit({shutdown, detached})
+            give_up(To, {shutdown, detached})
     after ?ATTACH_LIMIT ->
-            exit({shutdown, {not_a_python_node, Node}})
+            give_up(To, {shutdown, {not_a_python_node, Node}})
     end.
+
+%% The node may have this process for its home already, and would not look for another one.
+-spec give_up({pynode, node()}, term()) -> no_return().
+give_up(To, Reason) ->
+    erlang:send(To, {detach, self()}, [noconnect, nosuspend]),
+    exit(Reason).
 
 %%% ------------------------------------------------------------------ the loop
 

@@ -54,6 +54,7 @@ cases() ->
      {"a node that does not read: limits hold, and what waited arrives in order", fun unread/1},
      {"a node that does not read is killed when it does not end what was cancelled", fun unread_killed/1},
      {"erlang.call after the connection was lost is an error, not a wait without end", fun lost_before/1},
+     {"a node is given up while it is being attached: it does not wait for that for ever", fun given_up_early/1},
      {"erlang.call while connections are lost: no thread waits for ever", fun lost_meanwhile/1},
      {"erlang.call when the application there stops is an error", fun stopped_meanwhile/1},
      {"a call that is cancelled while it waits in erlang.call ends, and the function with it", fun cancelled_waiting/1},
@@ -442,6 +443,19 @@ idle(N) ->
         {ok, #{status := #{running := Running, queued := Queued}}} = py:info(N),
         {Running, Queued} =:= {0, 0} orelse {Running, Queued}
     end).
+
+%% The node took a process for its home for ever that had ended before it knew.
+given_up_early(_) ->
+    Node = #{node := N} = live:pynode(),
+    pong = net_adm:ping(N),
+    {ok, Pid} = py_node:start_link(N, #{}),
+    unlink(Pid),
+    ok = py_node:detach(Pid),
+    live:wait_line(Node, "home .*: attached"),
+    live:wait_line(Node, "home .*: detached"),
+    ok = py:connect(N),
+    serves(N),
+    ok = py:disconnect(N).
 
 lost_meanwhile(_) ->
     #{node := N} = attached(),
