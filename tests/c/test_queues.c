@@ -353,7 +353,7 @@ static void list_cb(void *arg, const struct exec_worker *w) {
 }
 
 static void test_apart(void) {
-    int counts[3] = {0};
+    int counts[3] = {0}, workers;
     pthread_t pool;
 
     begin();
@@ -363,13 +363,14 @@ static void test_apart(void) {
     push(0, "p", NULL, "");
     push(0, "b", "b", "");
     ok(until(&served, 2), "the pool and other queues do not wait for it");
-    is_int(numbers().workers, TARGET, "the pool is as it was");
+    workers = numbers().workers; /* on a busy machine the pool may have grown for p */
+    ok(workers >= TARGET && workers <= MAX, "the pool is what it may be");
     is_int(numbers().queues, 2, "beside it two queues have threads");
     is_int(numbers().running, 1, "one of which runs something");
     is_int(exec_queued(), 1, "one waits behind it");
     is_int(exec_ready(), 0, "which is nothing for the pool");
     pool_list(list_cb, counts);
-    ok(counts[0] == 1 && counts[1] == 1 && counts[2] == TARGET, "all are listed, by queue");
+    ok(counts[0] == 1 && counts[1] == 1 && counts[2] == workers, "all are listed, by queue");
     push(0, "p2", NULL, "");
     ok(until(&served, 3), "the pool serves");
     pool = thread_of_last();
