@@ -20,7 +20,7 @@ enum {
     PY_CALLBACK_TRIES =
         8, /* channels and handlers that turn out to be gone before a call is sent */
     PY_CALLBACK_ITEM_MAX = INT32_MAX - 4096, /* a frame's length, less what is around an item */
-    PY_CALLBACK_FEW = 4,                     /* calls under way; beyond that they are gathered */
+    PY_CALLBACK_FEW = 8,                     /* calls under way; beyond that they are gathered */
 };
 
 static _Atomic int py_callback_calls; /* under way */
