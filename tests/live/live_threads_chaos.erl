@@ -76,7 +76,12 @@ say_alive(Nodes) ->
     receive after 300 -> say_alive(Nodes) end.
 
 attached(Vm, N) ->
-    live:eventually(fun() -> catch lists:member(N, rpc:call(Vm, py, nodes, [])) end).
+    live:eventually(fun() ->
+        case rpc:call(Vm, py, nodes, []) of
+            Nodes when is_list(Nodes) -> lists:member(N, Nodes);
+            Failed -> Failed
+        end
+    end).
 
 py(N, Function, Args) ->
     case rpc:call(N, storm, Function, Args, live:ms(45000)) of
