@@ -34,6 +34,13 @@ def _():
     equal(native, {name for name in erlang._outside.__all__ if inspect.isfunction(getattr(erlang._outside, name))})
 
 
+@case("a name with a NUL in it is refused by send, not cut off there")
+def _():
+    raises(ValueError, erlang.send, "a\0b", 1, text="NUL")
+    raises(ValueError, erlang.send, ("a\0b", "b@127.0.0.1"), 1, text="NUL")
+    raises(ValueError, erlang.send, ("a", "b\0c@127.0.0.1"), 1, text="NUL")
+
+
 @case("the examples in the docstrings are true")
 def _():
     tried = sum(map(package.run_examples, (erlang, types, erlang.errors)))
