@@ -92,6 +92,20 @@ static size_t answer_app_begin(const struct request *r, struct buf *out) {
     return begin;
 }
 
+size_t answer_items_begin(const struct request *r, struct buf *out, uint32_t n) {
+    size_t begin = dist_begin(out);
+    struct buf self = {0};
+
+    request_put_pid(&self, 0, 0);
+    dist_put_alias_send(out, (struct slice){self.data, self.len}, r->ref);
+    buf_done(&self);
+    etf_put_tuple(out, 3);
+    etf_put_atom(out, "py_items");
+    etf_put_slice(out, r->ref);
+    etf_put_list(out, n);
+    return begin;
+}
+
 /* {error, what} follows; the frame, if it is one, is closed by answer_app_end(). */
 static size_t answer_app_error_begin(const struct request *r, struct buf *out) {
     size_t begin = answer_app_begin(r, out);
@@ -112,12 +126,11 @@ static int answer_app_end(const struct request *r, struct buf *out, size_t begin
 
 /* {Type, Message}, with the stack if it is wanted, out of {python_error, Type, Message}; any other
  * reason as it is. */
-static void answer_app_error(const struct request *r, struct buf *out, struct slice reason,
-                             struct slice stack) {
+void answer_put_reason(const struct request *r, struct buf *out, struct slice reason,
+                       struct slice stack) {
     struct etf at = {reason.data, reason.data + reason.len};
     struct slice what;
     uint32_t arity;
-    size_t begin = answer_app_error_begin(r, out);
 
     if (etf_get_tuple(&at, &arity) == 0 && arity == 3 && etf_get_atom(&at, &what) == 0 &&
         etf_atom_is(what, "python_error")) {
@@ -128,6 +141,13 @@ static void answer_app_error(const struct request *r, struct buf *out, struct sl
     } else {
         etf_put_slice(out, reason);
     }
+}
+
+static void answer_app_error(const struct request *r, struct buf *out, struct slice reason,
+                             struct slice stack) {
+    size_t begin = answer_app_error_begin(r, out);
+
+    answer_put_reason(r, out, reason, stack);
     if (answer_app_end(r, out, begin) < 0)
         fatal("answer: an error of %zu bytes", out->len - begin);
 }

@@ -19,8 +19,16 @@ void answer_done(struct request *r, struct buf *out);
 /* It ended in error Reason with Stack (both encoded terms). */
 void answer_error(struct request *r, struct buf *out, struct slice reason, struct slice stack);
 
+/* The R of the {error, R} that the application is told of such an error. */
+void answer_put_reason(const struct request *r, struct buf *out, struct slice reason,
+                       struct slice stack);
+
 /* It was never run: why is an atom such as overloaded or draining. */
 void answer_refuse(struct request *r, struct buf *out, const char *why);
+
+/* Opens a message {py_items, Ref, [Item, ...]} to who reads the stream; n items, a nil and answer_end()
+ * follow. */
+size_t answer_items_begin(const struct request *r, struct buf *out, uint32_t n);
 
 /* An option of it is none, or has a wrong value. */
 void answer_bad_option(const struct request *r, struct buf *out);

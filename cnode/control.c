@@ -9,6 +9,7 @@
 #include "queues.h"
 #include "route.h"
 #include "stats.h"
+#include "tasks.h"
 
 #include <unistd.h>
 
@@ -50,7 +51,7 @@ void control_put_status(struct buf *out) {
 
     pool_read_numbers(&n);
     channels_count(&channels, &pooled);
-    etf_put_map(out, 15);
+    etf_put_map(out, 16);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
     etf_put_atom(out, "node");
@@ -64,6 +65,7 @@ void control_put_status(struct buf *out) {
     control_put_number(out, "running", (uint64_t)n.running);
     control_put_number(out, "blocked", (uint64_t)n.blocked);
     control_put_number(out, "queued", n.queued);
+    control_put_number(out, "tasks", (uint64_t)tasks_count());
     control_put_number(out, "registered", (uint64_t)procs_count());
     control_put_number(out, "processes", (uint64_t)procs_processes());
     control_put_number(out, "thread_connections", (uint64_t)channels);

@@ -7,6 +7,7 @@
 #include "pool.h"
 #include "queues.h"
 #include "table.h"
+#include "tasks.h"
 
 #include <errno.h>
 
@@ -69,33 +70,19 @@ bool exec_wanted(void) {
     return r != NULL;
 }
 
-/* Rows. */
-
-static void exec_row_append(struct exec_row *row, struct request *r) {
-    r->row = row;
-    r->next = NULL;
-    r->prev = row->tail;
-    if (row->tail)
-        row->tail->next = r;
-    else
-        row->head = r;
-    row->tail = r;
-    if (row == &exec.queue)
-        atomic_fetch_add_explicit(&exec.ready, 1, memory_order_relaxed);
-}
-
-static void exec_row_remove(struct request *r) {
-    struct exec_row *row = r->row;
-
-    *(r->prev ? &r->prev->next : &row->head) = r->next;
-    *(r->next ? &r->next->prev : &row->tail) = r->prev;
-    r->row = NULL;
-    r->next = r->prev = NULL;
-    if (row == &exec.queue)
-        atomic_fetch_sub_explicit(&exec.ready, 1, memory_order_relaxed);
-}
-
 /* The queue. */
+
+static void exec_queue_append(struct request *r) {
+    exec_row_append(&exec.queue, r);
+    atomic_fetch_add_explicit(&exec.ready, 1, memory_order_relaxed);
+}
+
+/* Takes r out of the row that it waits in. */
+static void exec_take_out(struct request *r) {
+    if (r->row == &exec.queue)
+        atomic_fetch_sub_explicit(&exec.ready, 1, memory_order_relaxed);
+    exec_row_remove(r);
+}
 
 static bool exec_is_unannounced(const struct request *r) {
     return r->pid_id != 0 && !r->announced && !r->answering;
@@ -129,7 +116,7 @@ static int exec_place_locked(struct request *r) {
     } else {
         if (lane)
             lane->busy = true;
-        exec_row_append(&exec.queue, r);
+        exec_queue_append(r);
     }
     return 0;
 }
@@ -143,13 +130,22 @@ static bool exec_fails_locked(const struct request *r, int error) {
     return error != 0 && !before;
 }
 
+/* Tasks have a bound of their own, for many of them wait at once when they have begun. */
+static bool exec_has_room_locked(const struct request *r) {
+    bool room = r->options.loop ? tasks_have_room_locked() : exec_queued() < exec.limit;
+
+    return room && !pool_is_stopping_locked();
+}
+
 bool exec_push(struct request *r) {
     bool room, fails = false;
     int error = 0;
 
     exec_lock();
-    room = exec_queued() < exec.limit && !pool_is_stopping_locked();
-    if (room) {
+    room = exec_has_room_locked(r);
+    if (room && r->options.loop) {
+        tasks_add_locked(r);
+    } else if (room) {
         error = exec_place_locked(r);
         fails = exec_fails_locked(r, error);
         room = error == 0;
@@ -158,7 +154,8 @@ bool exec_push(struct request *r) {
         table_add(r);
         atomic_fetch_add_explicit(&exec.load, 1, memory_order_relaxed);
         exec.unannounced += exec_is_unannounced(r);
-        atomic_fetch_add_explicit(&exec.queued, 1, memory_order_relaxed);
+        if (!r->task)
+            atomic_fetch_add_explicit(&exec.queued, 1, memory_order_relaxed);
     }
     exec_unlock();
     if (fails)
@@ -174,7 +171,7 @@ static struct request *exec_next_locked(const struct exec_worker *w) {
     if (w->queue)
         return w->queue->ending ? NULL : w->queue->lane.waiting.head;
     while ((r = exec.queue.head) && !r->lane && exec.hold && exec.hold(r)) {
-        exec_row_remove(r);
+        exec_take_out(r);
         exec_row_append(&exec.held, r);
     }
     return r;
@@ -188,16 +185,24 @@ struct request *exec_pop(struct exec_worker *w) {
     exec_lock();
     r = exec_next_locked(w);
     if (r) {
-        exec_row_remove(r);
+        exec_take_out(r);
         atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
         w->current = r;
         w->since = clock_now();
         w->seen = 0;
         w->blocked = false;
-        exec.unreported += r->kind == REQUEST_APP_CALL;
+        exec_begin_locked(r);
     }
     exec_unlock();
     return r;
+}
+
+void exec_begin_locked(struct request *r) {
+    exec.unreported += r->kind == REQUEST_APP_CALL && !r->reported;
+}
+
+void exec_pause_locked(struct request *r) {
+    exec.unreported -= r->kind == REQUEST_APP_CALL && !r->reported;
 }
 
 bool exec_report_locked(struct request *r) {
@@ -215,8 +220,8 @@ void exec_release(const struct conn *conn) {
     for (r = exec.held.head; r; r = next) {
         next = r->next;
         if (r->conn == conn) {
-            exec_row_remove(r);
-            exec_row_append(&exec.queue, r);
+            exec_take_out(r);
+            exec_queue_append(r);
         }
     }
     exec_unlock();
@@ -228,7 +233,7 @@ bool exec_claim(struct request *r) {
     exec_lock();
     wanted = !r->abandoned;
     exec.unannounced -= exec_is_unannounced(r);
-    exec.unreported -= r->kind == REQUEST_APP_CALL && !r->reported;
+    exec_pause_locked(r);
     r->answering = true;
     exec_unlock();
     return wanted;
@@ -246,8 +251,8 @@ static void exec_lane_next(struct request *r) {
         lane->busy = false;
         return;
     }
-    exec_row_remove(next);
-    exec_row_append(&exec.queue, next);
+    exec_take_out(next);
+    exec_queue_append(next);
 }
 
 static void exec_forget_locked(struct request *r) {
@@ -255,20 +260,67 @@ static void exec_forget_locked(struct request *r) {
     atomic_fetch_sub_explicit(&exec.load, 1, memory_order_relaxed);
 }
 
+/* w is done with r. */
+static void exec_leave_locked(struct exec_worker *w, struct request *r) {
+    exec.stuck -= r->abandoned && !w->queue;
+    w->current = NULL;
+}
+
 void exec_finish(struct exec_worker *w, struct request *r) {
     exec_lock();
     exec_forget_locked(r);
     exec_lane_next(r);
-    exec.stuck -= r->abandoned && !w->queue;
-    w->current = NULL;
+    if (w)
+        exec_leave_locked(w, r);
+    else
+        tasks_end_locked(r);
     exec_unlock();
+}
+
+/* w has not done all of r, but lets go of it: false when r was cancelled. */
+static bool exec_give_up_locked(struct exec_worker *w, struct request *r) {
+    if (r->abandoned || r->interrupt || r->interrupted) {
+        r->interrupt = false;
+        r->interrupted = true;
+        return false;
+    }
+    exec_leave_locked(w, r);
+    exec_pause_locked(r);
+    return true;
+}
+
+bool exec_adopt(struct exec_worker *w, struct request *r) {
+    bool given;
+
+    exec_lock();
+    given = exec_give_up_locked(w, r);
+    if (given)
+        tasks_add_locked(r); /* also beyond the maximum: it runs already */
+    exec_unlock();
+    return given;
+}
+
+bool exec_requeue(struct exec_worker *w, struct request *r) {
+    bool given;
+
+    exec_lock();
+    given = exec_give_up_locked(w, r);
+    if (given && r->lane && r->lane->queue)
+        exec_row_append(&r->lane->waiting, r);
+    else if (given)
+        exec_queue_append(r);
+    if (given)
+        atomic_fetch_add_explicit(&exec.queued, 1, memory_order_relaxed);
+    exec_unlock();
+    return given;
 }
 
 /* Cancelling. */
 
 /* Nobody waits for r any more. */
 static void exec_abandon_locked(struct request *r) {
-    bool pool = !r->row && !(r->lane && r->lane->queue); /* one of its threads runs it */
+    /* one of its threads runs it */
+    bool pool = !r->row && !r->task && !(r->lane && r->lane->queue);
 
     exec.stuck += pool && !r->abandoned;
     r->abandoned = true;
@@ -276,13 +328,17 @@ static void exec_abandon_locked(struct request *r) {
 
 /* Takes a request that waits out of everything. */
 static void exec_withdraw(struct request *r) {
-    bool in_queue = r->row == &exec.queue;
+    bool next =
+        r->row == &exec.queue || r->task; /* one that was in a lane before was the first of it */
 
     exec.unannounced -= exec_is_unannounced(r);
-    exec_row_remove(r);
+    if (r->task)
+        tasks_withdraw_locked(r);
+    else
+        atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
+    exec_take_out(r);
     exec_forget_locked(r);
-    atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
-    if (in_queue)
+    if (next)
         exec_lane_next(r);
 }
 
@@ -305,7 +361,12 @@ struct request *exec_cancel(const struct conn *conn, struct slice ref) {
 
 /* Has r's worker interrupted: whether a thread has to be started for that. */
 static bool exec_mark_locked(struct request *r) {
+    if (r->task) {
+        tasks_cancel_locked(r);
+        return false;
+    }
     r->interrupt = true;
+    pool_notify_locked(r);
     return pool_needs_interrupter_locked();
 }
 
@@ -386,6 +447,21 @@ struct request *exec_drop_queue(struct slice name, bool *runs) {
     if (start)
         pool_start_interrupter();
     return found;
+}
+
+bool exec_credit(const struct conn *conn, struct slice ref, int64_t n) {
+    struct request *r;
+
+    exec_lock();
+    r = table_find(conn, ref);
+    if (r && r->credit <= INT32_MAX)
+        r->credit += n;
+    if (r && r->task && !r->row)
+        tasks_credit_locked(r);
+    else if (r && !r->row)
+        pool_notify_locked(r);
+    exec_unlock();
+    return r != NULL;
 }
 
 void exec_end_queue(struct exec_worker *w) {

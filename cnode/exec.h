@@ -19,6 +19,23 @@ struct exec_row {
     struct request *head, *tail;
 };
 
+static inline void exec_row_append(struct exec_row *row, struct request *r) {
+    r->row = row;
+    r->next = NULL;
+    r->prev = row->tail;
+    *(row->tail ? &row->tail->next : &row->head) = r;
+    row->tail = r;
+}
+
+static inline void exec_row_remove(struct request *r) {
+    struct exec_row *row = r->row;
+
+    *(r->prev ? &r->prev->next : &row->head) = r->next;
+    *(r->next ? &r->next->prev : &row->tail) = r->prev;
+    r->row = NULL;
+    r->next = r->prev = NULL;
+}
+
 /* Requests of one lane run one after another, in the order of their arrival. */
 struct exec_lane {
     struct exec_row waiting;
@@ -76,7 +93,13 @@ bool exec_push(struct request *r);
  * after which r is the worker's alone. */
 struct request *exec_pop(struct exec_worker *w);
 bool exec_claim(struct request *r);
-void exec_finish(struct exec_worker *w, struct request *r);
+void exec_finish(struct exec_worker *w, struct request *r); /* w: NULL for a task */
+
+/* w gives up what it runs: it goes on as a task (tasks.h), or, later, in the queue that it came from;
+ * r->context says how. False, and w has it still, when it was cancelled meanwhile; it then counts as
+ * interrupted. */
+bool exec_adopt(struct exec_worker *w, struct request *r);
+bool exec_requeue(struct exec_worker *w, struct request *r);
 
 /* What was kept back of conn's may be popped again. */
 void exec_release(const struct conn *conn);
@@ -92,6 +115,9 @@ struct request *exec_cancel_conn(const struct conn *conn);
 enum exec_cancelled { EXEC_NOT_FOUND, EXEC_WITHDRAWN, EXEC_INTERRUPTED };
 enum exec_cancelled exec_interrupt(const struct conn *conn, struct slice ref,
                                    struct request **waiting);
+
+/* n more items of the stream that conn began with ref may be sent: false when there is none. */
+bool exec_credit(const struct conn *conn, struct slice ref, int64_t n);
 
 /* The thread of w's queue ends with the request that w runs; a new one serves what comes after. */
 void exec_end_queue(struct exec_worker *w);
@@ -131,6 +157,10 @@ int exec_stuck_locked(void);
 
 /* r runs: whether the application is to be told, which it is once. */
 bool exec_report_locked(struct request *r);
+
+/* For tasks: r begins; and stops, though it has not ended. */
+void exec_begin_locked(struct request *r);
+void exec_pause_locked(struct request *r);
 
 static inline void exec_lock(void) {
     pthread_mutex_lock(&exec_mutex);

@@ -219,6 +219,21 @@ static bool home_command(struct conn *c, struct slice message) {
     return true;
 }
 
+/* {credit, Ref, N}: the reader of a stream has room for so many more. */
+static bool home_credit(struct conn *c, struct slice message) {
+    struct etf at = {message.data, message.data + message.len};
+    struct slice verb, ref;
+    uint32_t arity;
+    int64_t n;
+
+    if (etf_get_tuple(&at, &arity) < 0 || arity != 3 || etf_get_atom(&at, &verb) < 0 ||
+        !etf_atom_is(verb, "credit") || etf_get_term(&at, &ref) < 0 ||
+        ref.data[0] != ETF_NEWER_REF || etf_get_integer(&at, &n) < 0 || n < 1 || n > INT32_MAX)
+        return false;
+    exec_credit(c, ref, n);
+    return true;
+}
+
 /* {py_reply, Id, Class, Value, Stack}: the answer to what Python has called. */
 static bool home_reply(struct conn *c, struct slice message) {
     struct etf at = {message.data, message.data + message.len};
@@ -238,7 +253,7 @@ static bool home_reply(struct conn *c, struct slice message) {
 static void home_take(struct conn *c, struct slice message, struct frame *frame, bool gathered) {
     struct request *r;
 
-    if (home_command(c, message) || home_reply(c, message))
+    if (home_command(c, message) || home_credit(c, message) || home_reply(c, message))
         return;
     r = request_from_app(message, frame, gathered);
     if (r)

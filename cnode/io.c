@@ -11,6 +11,7 @@
 #include "pool.h"
 #include "route.h"
 #include "stats.h"
+#include "tasks.h"
 #include "wake.h"
 
 #include <errno.h>
@@ -37,6 +38,7 @@ enum {
     IO_SOON_BYTES = 16 << 10, /* more are not held back for what may come, */
     IO_SOON_NS = 100000,      /* nor for longer */
     IO_ROOM_MS = 1000,        /* between looks whether somebody else has made room in an outbox */
+    IO_REPORT_NS = 1000000,   /* after which the application is told that a task runs */
 };
 
 /* What an epoll event is about: one of these addresses, or a connection. */
@@ -50,6 +52,8 @@ static struct {
     struct leader leader;
     pthread_t thread;
     _Atomic bool stopping;
+    _Atomic bool
+        tasks_idle;        /* the event loop's thread sleeps, without the lead, and would take it */
     _Atomic bool standing; /* the io thread waits for events, as the leader or as it believes */
     _Atomic bool report, reopen;
     _Atomic bool soon; /* a connection has something that waits to be written with more */
@@ -510,22 +514,24 @@ static bool io_read_hot(void) {
     return true;
 }
 
-/* A moment awake, for what comes right after the last: whether something came. */
-static bool io_spin(void) {
+/* One look: whether something came. */
+static bool io_spin_once(void) {
     struct epoll_event events[IO_EVENTS];
     int n;
 
+    if (io.turn++ % IO_TURNS > 0)
+        return io_read_hot();
+    n = epoll_wait(io.epoll, events, IO_EVENTS, 0);
+    if (n > 0)
+        io_dispatch(events, n);
+    return n > 0;
+}
+
+/* A moment awake, for what comes right after the last: whether something came. */
+static bool io_spin(void) {
     do {
-        if (io.turn++ % IO_TURNS > 0) {
-            if (io_read_hot())
-                return true;
-            continue;
-        }
-        n = epoll_wait(io.epoll, events, IO_EVENTS, 0);
-        if (n > 0) {
-            io_dispatch(events, n);
+        if (io_spin_once())
             return true;
-        }
     } while (clock_now() - io.traffic < IO_SPIN_NS);
     return false;
 }
@@ -569,7 +575,8 @@ static int io_tell(void) {
 
     if (told)
         exec_announce(route_put);
-    if (exec_unreported() > 0 && pool_report(now, io_tell_started) > 0)
+    if (exec_unreported() > 0 &&
+        pool_report(now, io_tell_started) + tasks_report(now, IO_REPORT_NS, io_tell_started) > 0)
         told = true;
     if (told)
         io_flush_all();
@@ -578,15 +585,29 @@ static int io_tell(void) {
     return waits || exec_unreported() > 0 ? IO_WAITING_MS : -1;
 }
 
-/* Becomes the leader again after serving, or takes the lead from an io thread that only waits. */
+/* Whether the lead may be taken: from an io thread that only waits; and between a worker and the event
+ * loop's thread from the one that is away, which then had no use for it. */
+static bool io_may_take(uint64_t word, uint32_t me) {
+    uint32_t owner = leader_owner_of(word);
+
+    if (owner == LEADER_IO)
+        return leader_phase_of(word) == LEADER_WAIT;
+    return leader_phase_of(word) == LEADER_AWAY && (owner == LEADER_TASKS) != (me == LEADER_TASKS);
+}
+
+/* Becomes the leader again after serving, or takes the lead. */
 static bool io_take_lead(uint32_t me) {
     uint64_t word;
 
     if (leader_resume(&io.leader, me))
         return true;
     word = leader_look(&io.leader);
-    return leader_owner_of(word) == LEADER_IO && leader_phase_of(word) == LEADER_WAIT &&
-           leader_take(&io.leader, word, me);
+    return io_may_take(word, me) && leader_take(&io.leader, word, me);
+}
+
+/* Whether the event loop's thread is to lead from here on: tasks have come, and it sleeps. */
+static bool io_is_for_tasks(void) {
+    return tasks_due() && exec_ready() == 0 && atomic_exchange(&io.tasks_idle, false);
 }
 
 bool io_lead(uint32_t me) {
@@ -598,10 +619,108 @@ bool io_lead(uint32_t me) {
 
         if ((io.batch >= IO_BATCH || !io_spin()) && !io_wait(me, again, &n))
             return false;
+        if (io_is_for_tasks()) {
+            io_leave();
+            return false;
+        }
     }
     io.batch = exec_ready();
     io_leave();
     return !atomic_load(&io.stopping);
+}
+
+/* The event loop's thread. */
+
+static int io_until(int64_t deadline) {
+    int64_t left = deadline - clock_now();
+
+    return deadline == 0 ? -1 : left <= 0 ? 0 : (int)((left + 999999) / 1000000);
+}
+
+static bool io_is_readable(int fd, int timeout) {
+    struct pollfd p = {fd, POLLIN, 0};
+
+    return poll(&p, 1, timeout) > 0;
+}
+
+/* A moment awake, as io_spin(): whether something came, here or to fd. */
+static bool io_spin_for_tasks(int fd, bool *readable) {
+    do {
+        if (io.turn % IO_TURNS == 0 && io_is_readable(fd, 0)) {
+            *readable = true;
+            return true;
+        }
+        if (io_spin_once())
+            return true;
+    } while (clock_now() - io.traffic < IO_SPIN_NS);
+    return false;
+}
+
+/* Sleeps, as the leader, until there are events, which it sees to, or fd is readable: false when another
+ * has taken the lead meanwhile. */
+static bool io_wait_with(int fd, int timeout, bool *readable) {
+    struct pollfd p[] = {{io.epoll, POLLIN, 0}, {fd, POLLIN, 0}};
+    struct epoll_event events[IO_EVENTS];
+    int n;
+
+    leader_wait(&io.leader);
+    n = poll(p, 2, timeout);
+    *readable = n > 0 && p[1].revents != 0;
+    if (!leader_resume(&io.leader, LEADER_TASKS))
+        return false;
+    n = n > 0 && p[0].revents != 0 ? epoll_wait(io.epoll, events, IO_EVENTS, 0) : 0;
+    if (n > 0)
+        io_dispatch(events, n);
+    return true;
+}
+
+static int io_sooner(int a, int b) {
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
+/* Leads until there is something for the event loop (true), or another has to lead. */
+static bool io_lead_tasks(int fd, int64_t deadline) {
+    bool readable = false;
+
+    io.traffic = clock_now();
+    while (!tasks_due() && !readable && !atomic_load(&io.stopping)) {
+        int again = io_tell(), left = io_until(deadline);
+
+        if (exec_ready() > 0)
+            return false;
+        if (left == 0)
+            return true;
+        if (io.batch < IO_BATCH && io_spin_for_tasks(fd, &readable))
+            continue;
+        if (!io_wait_with(fd, io_sooner(again, left), &readable))
+            return false;
+    }
+    return !atomic_load(&io.stopping);
+}
+
+void io_wait_tasks(int fd, int64_t deadline) {
+    bool leads, done = false;
+
+    if (tasks_due())
+        return;
+    leads = io_take_lead(LEADER_TASKS);
+    if (leads) {
+        tasks_set_looking(true);
+        done = io_lead_tasks(fd, deadline);
+        tasks_set_looking(false);
+        if (leader_owner_of(leader_look(&io.leader)) == LEADER_TASKS) {
+            io.batch = tasks_waiting();
+            io_leave();
+        }
+        if (!done && exec_ready() > 0)
+            pool_wake();
+    }
+    if (done)
+        return;
+    atomic_store(&io.tasks_idle, !atomic_load(&io.stopping));
+    if (!tasks_due())
+        io_is_readable(fd, io_until(deadline));
+    atomic_store(&io.tasks_idle, false);
 }
 
 /* The io thread leads as long as every worker is in Python or asleep. */

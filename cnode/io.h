@@ -29,6 +29,11 @@ void io_stop(void);
  * cannot lead, as another does or the node stops (false). */
 bool io_lead(uint32_t me);
 
+/* The thread of the event loop waits for something to do there (tasks_due()), for fd to be readable, or
+ * for the deadline (clock_now(); 0: none). It leads meanwhile if it can: then a task runs in the thread
+ * that has read it. */
+void io_wait_tasks(int fd, int64_t deadline);
+
 /* A connection that has shaken hands; taken. One to the same peer that is there already is
  * closed: the peer would not have come again if it still were alive. */
 void io_add(struct conn *c);

@@ -20,7 +20,8 @@
 
 enum leader_phase { LEADER_READ, LEADER_WAIT, LEADER_AWAY };
 
-enum { LEADER_IO = 0 }; /* the io thread's number; workers have 1 and up */
+/* The numbers of the io thread and of the event loop's; workers have 1 and up. */
+enum { LEADER_IO = 0, LEADER_TASKS = 0xffffff };
 
 struct leader {
     _Atomic uint64_t word; /* turns << 32 | owner << 8 | phase */

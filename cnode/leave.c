@@ -7,6 +7,7 @@
 #include "log.h"
 #include "node.h"
 #include "route.h"
+#include "tasks.h"
 
 #include <errno.h>
 #include <semaphore.h>
@@ -26,11 +27,20 @@ static struct {
     _Atomic int terms;      /* SIGTERM so far */
     _Atomic bool requested; /* a drain, and its SIGTERM has not been seen yet */
     _Atomic bool asked;
+    _Atomic bool going; /* told to go */
+    bool drained;
     _Atomic bool started;
     bool script;
     pthread_t main;
     bool stopped, all_ended;
 } leave;
+
+/* Async-signal-safe. The main thread may be in its own wait, or in that of the event loop. */
+static void leave_tell(void) {
+    atomic_store(&leave.going, true);
+    sem_post(&leave.told);
+    tasks_wake();
+}
 
 static void leave_handle(int signo) {
     int saved = errno;
@@ -39,7 +49,7 @@ static void leave_handle(int signo) {
         _exit(signo == SIGTERM ? 0 : 128 + signo);
     if (signo == SIGINT || (atomic_fetch_add(&leave.terms, 1) > 0 && signo == SIGTERM))
         _exit(128 + signo);
-    sem_post(&leave.told);
+    leave_tell();
     errno = saved;
 }
 
@@ -83,7 +93,7 @@ void leave_request(void) {
     if (leave.script)
         pthread_kill(leave.main, SIGTERM);
     else
-        sem_post(&leave.told);
+        leave_tell();
 }
 
 bool leave_requested(void) {
@@ -111,13 +121,26 @@ void leave_pause(void) {
     nanosleep(&t, NULL);
 }
 
-int leave_wait(void) {
+void leave_wait(void) {
     while (sem_wait(&leave.told) < 0 && errno == EINTR)
         ;
+}
+
+void leave_kick(void) {
+    sem_post(&leave.told);
+}
+
+bool leave_told(void) {
+    return atomic_load(&leave.going);
+}
+
+void leave_drain(void) {
+    if (leave.drained)
+        return;
     leave_drain_begin();
     while (!leave_drained())
         leave_pause();
-    return 0;
+    leave.drained = true;
 }
 
 bool leave_stop(void) {

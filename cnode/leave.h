@@ -1,6 +1,7 @@
 /* leave.h - how the node goes: signals, drain, and stopping in the reverse order of the start.
  *
- * The main thread's, but for leave_request(), which is any thread's.
+ * The main thread's, but for leave_request(), leave_kick(), leave_told() and leave_drain(), which are any
+ * thread's.
  * Without the GIL, as it waits for threads that need it.
  */
 #ifndef PYNODE_LEAVE_H
@@ -22,9 +23,14 @@ void leave_request(void);
 /* Whether the SIGTERM that a script has got was such a request; the next time: no. */
 bool leave_requested(void);
 
-/* Waits until the node is told to go, lets running work finish; the exit status. A second
- * SIGTERM, or SIGINT, ends the process at once. */
-int leave_wait(void);
+/* Waits until the node is told to go, or is kicked: the main thread has something else to do. Whether it
+ * is told to go; without waiting. A second SIGTERM, or SIGINT, ends the process at once. */
+void leave_wait(void);
+void leave_kick(void);
+bool leave_told(void);
+
+/* Lets running work finish; at once if that has been done. */
+void leave_drain(void);
 
 /* The same in steps, for a script: no new work from here on; whether all has ended, or the
  * drain timeout has passed; a short wait. */

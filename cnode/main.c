@@ -10,6 +10,7 @@
  *     exec      the threads that run Python
  *     io        the sockets: read by whichever worker leads, or by the io thread
  *     leave     signals; drain; stop
+ *     py_loop   the event loop, with the first task
  *     connect   with --connect, the connections that are kept
  */
 #include "config.h"
@@ -31,6 +32,7 @@
 #include "py.h"
 #include "py_arena.h"
 #include "py_log.h"
+#include "py_loop.h"
 #include "py_worker.h"
 #include "report.h"
 #include "route.h"
@@ -122,16 +124,20 @@ static int main_start(const char *program, struct err *e) {
 
 /* Until the node is told to go, or its script has returned: the exit status. */
 static int main_run(void) {
-    int status;
-
     if (options.program != OPTIONS_NONE)
         return py_run_script();
     py_leave();
-    status = leave_wait();
+    leave_wait();
+    if (py_loop_is_wanted() && !leave_told()) {
+        py_enter();
+        py_loop_run();
+        py_leave();
+    }
+    leave_drain();
     leave_stop();
     py_enter();
     py_done();
-    _exit(status);
+    _exit(0);
 }
 
 /* Whoever starts us without a stdin, stdout or stderr must not find a socket in its place. */

@@ -46,10 +46,12 @@ enum {
     OPT_LOG_FILE,
     OPT_LOG_FORMAT,
     OPT_LOG_LEVEL,
+    OPT_LOOP,
     OPT_MAILBOX_SIZE,
     OPT_MAX_ATOMS,
     OPT_MAX_CONNECTIONS,
     OPT_MAX_FRAME,
+    OPT_MAX_TASKS,
     OPT_MAX_WORKERS,
     OPT_NAME,
     OPT_NET_TICKTIME,
@@ -80,10 +82,12 @@ static const struct option options_long[] = {
     {"log-file", required_argument, NULL, OPT_LOG_FILE},
     {"log-format", required_argument, NULL, OPT_LOG_FORMAT},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+    {"loop", required_argument, NULL, OPT_LOOP},
     {"mailbox-size", required_argument, NULL, OPT_MAILBOX_SIZE},
     {"max-atoms", required_argument, NULL, OPT_MAX_ATOMS},
     {"max-connections", required_argument, NULL, OPT_MAX_CONNECTIONS},
     {"max-frame", required_argument, NULL, OPT_MAX_FRAME},
+    {"max-tasks", required_argument, NULL, OPT_MAX_TASKS},
     {"max-workers", required_argument, NULL, OPT_MAX_WORKERS},
     {"name", required_argument, NULL, OPT_NAME},
     {"net-ticktime", required_argument, NULL, OPT_NET_TICKTIME},
@@ -124,6 +128,10 @@ const char options_help[] =
     "  --workers N           calls that run at once (default: the processors online)\n"
     "  --max-workers N       the same with those that sleep or wait (default: 512)\n"
     "  --queue-size N        calls that wait; more get 'overloaded' (default: 10000)\n"
+    "  --max-tasks N         tasks of the event loop that wait or run; more get 'overloaded'\n"
+    "                        (default: 100000)\n"
+    "  --loop auto|asyncio|uvloop\n"
+    "                        whose event loop: uvloop's if it is installed (default: auto)\n"
     "  --max-connections N   Python threads with a connection of their own to Erlang; more share "
     "the\n"
     "                        node's (default: 512)\n"
@@ -296,11 +304,13 @@ static int options_take_word(struct options *o, int opt, const char *option, con
     static const char *const strings[] = {"utf8", "bytes", NULL};
     static const char *const none_atoms[] = {"none", "undefined", "nil", NULL};
     static const char *const unconvertible[] = {"error", "str", NULL};
+    static const char *const loops[] = {"auto", "asyncio", "uvloop", NULL};
     static const char *const levels[] = {"debug", "info", "warning", "error", NULL};
     static const char *const formats[] = {"text", "json", "journal", NULL};
     const char *const *words = opt == OPT_STRINGS         ? strings
                                : opt == OPT_NONE_ATOM     ? none_atoms
                                : opt == OPT_UNCONVERTIBLE ? unconvertible
+                               : opt == OPT_LOOP          ? loops
                                : opt == OPT_LOG_LEVEL     ? levels
                                                           : formats;
     int i = options_word(option, value, words, e);
@@ -313,6 +323,8 @@ static int options_take_word(struct options *o, int opt, const char *option, con
         return options_string(&o->none_atom, value);
     else if (opt == OPT_UNCONVERTIBLE)
         o->unconvertible_str = i == 1;
+    else if (opt == OPT_LOOP)
+        o->loop = i;
     else if (opt == OPT_LOG_LEVEL)
         o->log_level = (enum log_level)i;
     else
@@ -345,6 +357,8 @@ static int options_take_number(struct options *o, struct options_scan *s, int op
         return options_int(&o->max_workers, option, value, 1, OPTIONS_WORKERS_MAX, e);
     case OPT_QUEUE_SIZE:
         return options_int(&o->queue_size, option, value, 1, 10000000, e);
+    case OPT_MAX_TASKS:
+        return options_int(&o->max_tasks, option, value, 1, 10000000, e);
     case OPT_MAX_CONNECTIONS:
         return options_int(&o->max_connections, option, value, 0, OPTIONS_CONNECTIONS_MAX, e);
     case OPT_MAILBOX_SIZE:
@@ -395,6 +409,7 @@ static int options_take(struct options *o, struct options_scan *s, int opt, cons
     case OPT_STRINGS:
     case OPT_NONE_ATOM:
     case OPT_UNCONVERTIBLE:
+    case OPT_LOOP:
     case OPT_LOG_LEVEL:
     case OPT_LOG_FORMAT:
         return options_take_word(o, opt, option, value, e);
@@ -657,6 +672,7 @@ static void options_defaults(struct options *o) {
     o->queue_size = 10000;
     o->max_connections = 512;
     o->mailbox_size = 10000;
+    o->max_tasks = 100000;
     o->drain_timeout = 30;
     o->none_atom = xstrdup("none");
     o->log_level = LOG_LEVEL_INFO;

@@ -35,11 +35,13 @@ struct options {
     size_t max_frame; /* bytes, default 256 MiB */
     size_t max_atoms; /* distinct atoms the node takes or makes, default 262144 */
 
-    int workers;          /* target for running ones; default: processors online */
-    int max_workers;      /* hard cap, blocked ones included; default 512 */
-    int queue_size;       /* requests waiting, default 10000 */
-    int max_connections;  /* of Python threads' own, default 512 */
-    int mailbox_size;     /* messages, default 10000 */
+    int workers;         /* target for running ones; default: processors online */
+    int max_workers;     /* hard cap, blocked ones included; default 512 */
+    int queue_size;      /* requests waiting, default 10000 */
+    int max_connections; /* of Python threads' own, default 512 */
+    int mailbox_size;    /* messages, default 10000 */
+    int max_tasks;       /* on the event loop, waiting or begun, default 100000 */
+    enum { OPTIONS_LOOP_AUTO, OPTIONS_LOOP_ASYNCIO, OPTIONS_LOOP_UVLOOP } loop;
     double drain_timeout; /* seconds, default 30 */
 
     struct options_list path;    /* --path, in order */

@@ -34,7 +34,8 @@ static struct {
     _Atomic int waiting;  /* threads that wait for Erlang; without the lock */
 } pool;
 
-static _Thread_local struct exec_worker *pool_self; /* the thread, if it is of the pool */
+static _Thread_local struct exec_worker
+    *pool_self; /* the thread, if it is of the pool or a queue's */
 
 static void pool_cond_init(pthread_cond_t *cond) {
     pthread_condattr_t attr;
@@ -80,14 +81,40 @@ void pool_wait_begin(void) {
     if (!pool_self)
         return;
     atomic_store(&pool_self->waiting, true);
-    atomic_fetch_add(&pool.waiting, 1);
+    if (!pool_self->queue)
+        atomic_fetch_add(&pool.waiting, 1);
 }
 
 void pool_wait_end(void) {
     if (!pool_self)
         return;
     atomic_store(&pool_self->waiting, false);
-    atomic_fetch_sub(&pool.waiting, 1);
+    if (!pool_self->queue)
+        atomic_fetch_sub(&pool.waiting, 1);
+}
+
+void pool_notify_locked(const struct request *r) {
+    for (struct exec_worker *w = pool.workers; w; w = w->next)
+        if (w->current == r && atomic_load(&w->waiting))
+            pthread_cond_signal(&w->wake);
+}
+
+bool pool_is_worker(void) {
+    return pool_self != NULL;
+}
+
+void pool_await(const struct request *r, bool credit, int64_t deadline) {
+    struct timespec until = {deadline / 1000000000, deadline % 1000000000};
+    struct exec_worker *w = pool_self;
+    int error = 0;
+
+    pool_wait_begin();
+    exec_lock();
+    while (!error && !(credit && r->credit > 0) && !r->interrupt && !r->interrupted)
+        error = deadline > 0 ? pthread_cond_timedwait(&w->wake, &exec_mutex, &until)
+                             : pthread_cond_wait(&w->wake, &exec_mutex);
+    exec_unlock();
+    pool_wait_end();
 }
 
 static void pool_deadline(struct timespec *t, double seconds) {
@@ -298,6 +325,7 @@ static bool pool_queue_leave(struct exec_worker *w) {
 static void *pool_queue_main(void *arg) {
     struct exec_worker *w = arg;
 
+    pool_self = w;
     do {
         pool.hooks.start(w);
         while (pool_queue_sleep(w))
@@ -362,6 +390,22 @@ static bool pool_survey_locked(int64_t now, int *running) {
     return false;
 }
 
+static void pool_wake_locked(void) {
+    struct exec_worker *w = pool.idle;
+
+    pool_idle_remove(w);
+    w->woken = true;
+    atomic_store(&w->state, EXEC_ENTERING);
+    pthread_cond_signal(&w->wake);
+}
+
+void pool_wake(void) {
+    exec_lock();
+    if (pool.idle)
+        pool_wake_locked();
+    exec_unlock();
+}
+
 void pool_supervise(int64_t now) {
     int running, wanted, spawn = 0;
 
@@ -369,14 +413,8 @@ void pool_supervise(int64_t now) {
     if (exec_ready() == 0 || pool.stopping) {
         pool.growth = 1;
     } else if (!pool_survey_locked(now, &running)) {
-        for (wanted = pool.growth; wanted > 0 && pool.idle; wanted--) {
-            struct exec_worker *w = pool.idle;
-
-            pool_idle_remove(w);
-            w->woken = true;
-            atomic_store(&w->state, EXEC_ENTERING);
-            pthread_cond_signal(&w->wake);
-        }
+        for (wanted = pool.growth; wanted > 0 && pool.idle; wanted--)
+            pool_wake_locked();
         spawn = pool.max + pool_spare_locked() - pool.n_workers;
         if (spawn > wanted)
             spawn = wanted;

@@ -25,6 +25,9 @@ int pool_start(void);
 void pool_stop_begin(void);
 bool pool_stop_wait(double seconds);
 
+/* Wakes a thread that sleeps, if there is one, for what is in the queue. */
+void pool_wake(void);
+
 /* One look by the io thread: adds threads when requests wait and the others are blocked. */
 void pool_supervise(int64_t now);
 
@@ -32,6 +35,11 @@ void pool_supervise(int64_t now);
  * counts neither as one that runs nor against the maximum. Without the lock. */
 void pool_wait_begin(void);
 void pool_wait_end(void);
+
+/* The calling thread, which runs r, waits until r has credit, is cancelled, or the deadline (clock_now();
+ * 0: none) has passed. Others take its place meanwhile. credit: false to wait for no credit. */
+bool pool_is_worker(void);
+void pool_await(const struct request *r, bool credit, int64_t deadline);
 
 void pool_read_numbers(struct pool_numbers *n);
 
@@ -56,6 +64,9 @@ bool pool_is_stopping_locked(void);
 
 /* Starts a thread for q: 0, or -1 with errno. */
 int pool_start_queue_locked(struct queue *q);
+
+/* The worker that runs r, if it is in pool_await(), looks again. */
+void pool_notify_locked(const struct request *r);
 
 /* Something has been marked to be interrupted: whether the caller has to start a thread for that. */
 bool pool_needs_interrupter_locked(void);

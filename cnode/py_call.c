@@ -82,7 +82,7 @@ static bool py_call_is_erlang(PyObject *obj) {
 
 /* Follows a dotted name from the module. Under --allow it must not pass through a module: those
  * that the allowed one imports are not allowed with it. */
-static PyObject *py_call_find(PyObject *module, struct slice function) {
+static PyObject *py_call_follow(PyObject *module, struct slice function) {
     PyObject *name = py_call_str(function), *parts = NULL, *found = NULL, *next;
 
     if (name) {
@@ -174,7 +174,7 @@ static PyObject *py_call_import(struct slice module, struct slice function) {
     if (imported)
         found = py_call_frameless(module, function);
     if (imported && !found && !PyErr_Occurred())
-        found = py_call_find(imported, function);
+        found = py_call_follow(imported, function);
     Py_XDECREF(imported);
     Py_XDECREF(name);
     if (found && !PyCallable_Check(found)) {
@@ -291,8 +291,7 @@ static PyObject *py_call_blocking(PyObject *callable, PyObject *const *args, siz
     return result;
 }
 
-/* Whether binaries of valid UTF-8 come as bytes in this call. */
-static bool py_call_wants_bytes(const struct request *r) {
+bool py_call_wants_bytes(const struct request *r) {
     return r->options.strings == REQUEST_STRINGS ? py_decode_settings.strings_as_bytes
                                                  : r->options.strings == REQUEST_STRINGS_BYTES;
 }
@@ -312,7 +311,7 @@ static PyObject *py_call_option_kwargs(const struct request *r) {
     return kwargs;
 }
 
-static PyObject *py_call_with(const struct request *r, PyObject *callable, PyObject *args) {
+PyObject *py_call_apply(const struct request *r, PyObject *callable, PyObject *args) {
     PyObject *kwargs = py_call_option_kwargs(r), *result = NULL;
     size_t n = (size_t)PyList_GET_SIZE(args);
 
@@ -361,6 +360,10 @@ static PyObject *py_call_reload(PyObject *args) {
     return done ? py_call_ok() : NULL;
 }
 
+PyObject *py_call_find(const struct request *r) {
+    return py_call_lookup(r->module, r->function);
+}
+
 PyObject *py_call(const struct request *r) {
     bool own = etf_atom_is(r->module, "pynode");
     struct etf args = {r->args.data, r->args.data + r->args.len};
@@ -385,7 +388,7 @@ PyObject *py_call(const struct request *r) {
     if (list && !PyList_CheckExact(list))
         PyErr_SetString(PyExc_TypeError, "args: not a list");
     else if (list)
-        result = own ? py_call_reload(list) : py_call_with(r, callable, list);
+        result = own ? py_call_reload(list) : py_call_apply(r, callable, list);
     Py_XDECREF(list);
     Py_XDECREF(callable);
     return result;

@@ -17,6 +17,14 @@ int py_call_init(const struct options *o);
  * the last of which may be {'$kwargs', Map}. New reference, or NULL with an exception;
  * py_call_refused() then says whether --allow forbids it. */
 PyObject *py_call(const struct request *r);
+
+/* In two steps, for many calls: the callable; and a call of it with args, a list. */
+PyObject *py_call_find(const struct request *r);
+PyObject *py_call_apply(const struct request *r, PyObject *callable, PyObject *args);
+
+/* Whether binaries of valid UTF-8 come as bytes in this call. */
+bool py_call_wants_bytes(const struct request *r);
+
 bool py_call_refused(void);
 
 #endif

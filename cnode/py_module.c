@@ -5,6 +5,7 @@
 #include "io.h"
 #include "leave.h"
 #include "node.h"
+#include "pool.h"
 #include "procs.h"
 #include "py.h"
 #include "py_atom.h"
@@ -16,6 +17,8 @@
 #include "py_executor.h"
 #include "py_interrupt.h"
 #include "py_log.h"
+#include "py_loop.h"
+#include "py_schedule.h"
 #include "py_server.h"
 #include "py_thread.h"
 #include "py_types.h"
@@ -178,6 +181,42 @@ static PyObject *py_module_send(PyObject *self, PyObject *args) {
     return Py_NewRef(Py_None);
 }
 
+PyDoc_STRVAR(
+    py_module_schedule_doc,
+    "schedule(name, *args)\n--\n\n"
+    "Returned by a called function: the call goes on in Erlang, and the caller gets the value\n"
+    "of the registered function there. No thread waits meanwhile.\n\n"
+    ">>> schedule('add_one', 1)\n"
+    "<schedule of Erlang's add_one>\n");
+
+PyDoc_STRVAR(
+    py_module_schedule_py_doc,
+    "schedule_py(module, function, args=(), kwargs=None)\n--\n\n"
+    "Returned by a called function: the call goes on with this one, at the end of the queue,\n"
+    "and the caller gets its value.\n\n"
+    ">>> schedule_py('math', 'sqrt', [4])\n"
+    "<schedule of math.sqrt>\n");
+
+PyDoc_STRVAR(
+    py_module_slice_doc,
+    "consume_time_slice(percent)\n--\n\n"
+    "Says that the call has used so much of its time slice, 1 to 100; whether that is spent.\n\n"
+    "If it is, what is left to do should go to the end of the queue, by schedule_py().\n\n"
+    ">>> consume_time_slice(60)\n"
+    "False\n"
+    ">>> consume_time_slice(60)\n"
+    "True\n");
+
+/* Whether this thread waits for something that others have to do: then they take its place. */
+static PyObject *py_module_waiting(PyObject *self, PyObject *waits) {
+    (void)self;
+    if (PyObject_IsTrue(waits))
+        pool_wait_begin();
+    else
+        pool_wait_end();
+    return Py_NewRef(Py_None);
+}
+
 PyDoc_STRVAR(py_module_node_doc, "node()\n--\n\n"
                                  "The name of this node, such as 'py@127.0.0.1'.\n");
 
@@ -234,6 +273,7 @@ static PyObject *py_module_leave(PyObject *self, PyObject *unused) {
     (void)unused;
     if (!io_forked()) { /* the node is the parent's */
         py_leave();
+        py_loop_stop_wait();
         leave_stop();
         py_enter();
     }
@@ -283,6 +323,17 @@ static PyMethodDef py_module_methods[] = {
     {"node", py_module_node, METH_NOARGS, py_module_node_doc},
     {"encode", py_module_encode, METH_O, py_module_encode_doc},
     {"decode", py_module_decode, METH_VARARGS, py_module_decode_doc},
+    {"schedule", PY_METHOD(py_schedule_erlang), METH_FASTCALL, py_module_schedule_doc},
+    {"schedule_py", py_schedule_python, METH_VARARGS, py_module_schedule_py_doc},
+    {"consume_time_slice", py_schedule_slice, METH_O, py_module_slice_doc},
+    {"_loop_set", py_loop_set, METH_VARARGS, NULL},
+    {"_loop_turn", py_loop_turn, METH_NOARGS, NULL},
+    {"_loop_wait", py_loop_wait, METH_VARARGS, NULL},
+    {"_loop_fd", py_loop_fd, METH_NOARGS, NULL},
+    {"_loop_begin", py_loop_begin, METH_NOARGS, NULL},
+    {"_loop_stopping", py_loop_stopping, METH_NOARGS, NULL},
+    {"_sleep", py_thread_sleep, METH_O, NULL},
+    {"_set_waiting", py_module_waiting, METH_O, NULL},
     {"_thread_failed", py_thread_failed, METH_O, NULL},
     {"_log", py_log_record, METH_VARARGS, NULL},
     {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},
@@ -303,8 +354,9 @@ static struct PyModuleDef py_module_def = {
 PyMODINIT_FUNC PyInit__erlang(void) {
     PyObject *module = PyModule_Create(&py_module_def);
 
-    if (module && (py_types_add(module) < 0 || py_executor_add(module) < 0 ||
-                   py_interrupt_add(module) < 0 || py_atom_init(py_module_options->max_atoms) < 0))
+    if (module &&
+        (py_types_add(module) < 0 || py_executor_add(module) < 0 || py_interrupt_add(module) < 0 ||
+         py_schedule_add(module) < 0 || py_atom_init(py_module_options->max_atoms) < 0))
         Py_CLEAR(module);
     return module;
 }
@@ -340,9 +392,10 @@ int py_module_load(const struct options *o) {
     py_encode_settings.unconvertible_str = o->unconvertible_str;
     snprintf(py_encode_settings.none_atom, sizeof py_encode_settings.none_atom, "%s", o->none_atom);
     procs_init(py_defer);
+    request_set_release(py_defer);
     module = PyImport_ImportModule("_erlang");
     if (!module || py_thread_init() < 0 || py_call_init(o) < 0 || py_error_init() < 0 ||
-        py_log_init() < 0) {
+        py_log_init() < 0 || py_loop_init(o) < 0) {
         Py_XDECREF(module);
         return -1;
     }

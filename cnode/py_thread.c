@@ -161,6 +161,19 @@ const struct request *py_thread_serving(void) {
     return py_thread_request;
 }
 
+void py_thread_set_served(struct proc *p) {
+    if (py_thread_current)
+        py_thread_current->served = p;
+}
+
+struct proc *py_thread_take_served(void) {
+    struct proc *p = py_thread_current ? py_thread_current->served : NULL;
+
+    if (p)
+        py_thread_current->served = NULL;
+    return p;
+}
+
 void py_thread_served(struct slice reason) {
     struct proc *p = py_thread_current ? py_thread_current->served : NULL;
 
@@ -222,6 +235,37 @@ struct proc *py_thread_process(void) {
         py_thread_watch();
     }
     return r ? t->served : t->own;
+}
+
+/* A worker's slot is others' meanwhile, and a cancelled call hears that at once. */
+static PyObject *py_thread_sleep_serving(const struct request *r, int64_t deadline) {
+    while (clock_now() < deadline) {
+        py_leave();
+        pool_await(r, false, deadline);
+        py_enter();
+        if (py_thread_check_cancelled() || PyErr_CheckSignals() < 0)
+            return NULL;
+    }
+    return Py_NewRef(Py_None);
+}
+
+PyObject *py_thread_sleep(PyObject *self, PyObject *seconds) {
+    PyObject *time, *result;
+    int64_t deadline;
+
+    (void)self;
+    if (seconds == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "sleep() wants a number of seconds");
+        return NULL;
+    }
+    if (py_thread_deadline(seconds, &deadline) < 0)
+        return NULL;
+    if (py_thread_request && deadline > 0 && pool_is_worker())
+        return py_thread_sleep_serving(py_thread_request, deadline);
+    time = PyImport_ImportModule("time");
+    result = time ? PyObject_CallMethod(time, "sleep", "O", seconds) : NULL;
+    Py_XDECREF(time);
+    return result;
 }
 
 PyObject *py_thread_failed(PyObject *self, PyObject *exception) {

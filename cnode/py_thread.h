@@ -21,6 +21,10 @@ void py_thread_serve(const struct request *r);
 void py_thread_served(struct slice reason);
 const struct request *py_thread_serving(void);
 
+/* Between steps of what it serves: the process that this has become, or NULL; counted. */
+void py_thread_set_served(struct proc *p);
+struct proc *py_thread_take_served(void);
+
 /* Whether what it serves has been cancelled, and it is to feel that: raises erlang.Cancelled. */
 bool py_thread_check_cancelled(void);
 
@@ -49,6 +53,7 @@ PyObject *py_thread_monitor(PyObject *self, PyObject *target);
 PyObject *py_thread_demonitor(PyObject *self, PyObject *ref);
 PyObject *py_thread_link(PyObject *self, PyObject *pid);
 PyObject *py_thread_unlink(PyObject *self, PyObject *pid);
+PyObject *py_thread_sleep(PyObject *self, PyObject *seconds);
 PyObject *py_thread_failed(PyObject *self, PyObject *exception);
 
 #endif

@@ -8,10 +8,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+enum { REQUEST_WINDOW_MAX = 1 << 20 }; /* items of a stream on their way */
+
 static struct {
     char *node;
     uint32_t creation;
     _Atomic uint64_t next_pid, next_ref;
+    void (*release)(void *context);
 } request_self;
 
 void request_init(const char *node, uint32_t creation) {
@@ -74,7 +77,13 @@ static struct request *request_new(enum request_kind kind, struct frame *frame, 
     return r;
 }
 
+void request_set_release(void (*release)(void *context)) {
+    request_self.release = release;
+}
+
 void request_free(struct request *r) {
+    if (r->context)
+        request_self.release(r->context);
     if (r->bytes != (uint8_t *)(r + 1))
         free(r->bytes);
     free(r);
@@ -305,6 +314,16 @@ static bool request_is_name(struct slice text) {
     return characters >= 0 && characters <= 255;
 }
 
+static bool request_read_window(struct slice term, uint32_t *window) {
+    struct etf r = {term.data, term.data + term.len};
+    int64_t n;
+
+    if (etf_get_integer(&r, &n) < 0 || n < 1 || n > REQUEST_WINDOW_MAX)
+        return false;
+    *window = (uint32_t)n;
+    return true;
+}
+
 /* Takes one option: whether there is such an option and it can have that value. */
 static bool request_take_option(struct request_options *o, struct slice key, struct slice value) {
     if (etf_atom_is(key, "kwargs")) {
@@ -327,11 +346,30 @@ static bool request_take_option(struct request_options *o, struct slice key, str
         o->thread = true;
         return request_is_atom(value, "new");
     }
+    if (etf_atom_is(key, "loop")) {
+        o->loop = true;
+        return request_is_atom(value, "true");
+    }
+    if (etf_atom_is(key, "map")) {
+        o->map = true;
+        return request_is_atom(value, "true");
+    }
+    if (etf_atom_is(key, "stream"))
+        return request_read_window(value, &o->stream);
     if (etf_atom_is(key, "executor")) {
         o->executor = true;
         return request_is_atom(value, "blocking");
     }
     return false;
+}
+
+/* A task has no thread of its own, and what is only for tasks is for nothing else. */
+static void request_check_options(struct request_options *o) {
+    bool thread = o->queue.len > 0 || o->thread || o->executor;
+
+    if ((o->loop && thread) || (o->map && (!o->loop || o->stream > 0)))
+        o->bad = (struct slice){(const uint8_t *)(o->loop && thread ? "loop" : "map"),
+                                o->loop && thread ? 4 : 3};
 }
 
 /* Reads the map of options: -1 when it is none. */
@@ -347,6 +385,8 @@ static int request_read_options(struct etf *r, struct request_options *o) {
         if (!request_take_option(o, key, value))
             o->bad = key;
     }
+    if (!o->bad.data)
+        request_check_options(o);
     return 0;
 }
 
@@ -395,6 +435,7 @@ struct request *request_from_app(struct slice item, struct frame *frame, bool ga
     q->options.queue = request_move(probe.options.queue, moved);
     if (item.data <= probe.options.bad.data && probe.options.bad.data < item.data + item.len)
         q->options.bad = request_move(probe.options.bad, moved);
-    q->gathered = gathered && q->kind == REQUEST_APP_CALL;
+    q->gathered = gathered && q->kind == REQUEST_APP_CALL && q->options.stream == 0;
+    q->credit = q->options.stream;
     return q;
 }

@@ -45,6 +45,8 @@ struct request_options {
     struct slice bad;    /* the name of an option that is none, or has a wrong value */
     enum { REQUEST_STRINGS, REQUEST_STRINGS_UTF8, REQUEST_STRINGS_BYTES } strings;
     bool traceback, thread, executor;
+    bool loop, map;  /* a task; one for each of many argument lists */
+    uint32_t stream; /* how many items may be on their way; 0: it is no stream */
 };
 
 struct request {
@@ -79,6 +81,16 @@ struct request {
     bool reported;              /* the application has been told that it runs */
     bool interrupt;             /* its worker has to be interrupted, */
     bool interrupted;           /* and has been */
+
+    /* Of a task (tasks.h), which it is from the beginning or from when a worker has given it up. */
+    bool task;
+    struct request *task_next, *task_prev; /* among those that have begun */
+    struct request *told_next; /* among those of which the loop has to be told something */
+    bool told;
+    int64_t since;  /* when it began: monotonic, ns */
+    int64_t credit; /* of a stream, also on a worker: items that it may still send */
+    void
+        *context; /* Python's: how it goes on. The request's owner has it; freed with the request */
 };
 
 /* The name and creation that our pids bear. Once, before any other thread. */
@@ -91,6 +103,9 @@ struct request *request_from_rex(const struct dist_msg *msg, struct frame *frame
 struct request *request_from_server(const struct dist_msg *msg, struct frame *frame);
 struct request *request_from_app(struct slice item, struct frame *frame, bool gathered);
 void request_free(struct request *r);
+
+/* What to do with the context of a request that is freed. Once, at start. */
+void request_set_release(void (*release)(void *context));
 
 /* Takes {'$gen_call', {Pid, Tag}, Body} apart: 0, or -1 when it is not that. */
 struct request_gen {

@@ -1,4 +1,4 @@
-/* thread.c - a short-lived thread of our own: detached, with a small stack, deaf to signals. */
+/* thread.c - a thread of our own: detached, deaf to signals. */
 #include "config.h"
 
 #include "thread.h"
@@ -9,7 +9,8 @@
 
 enum { THREAD_STACK = 256 << 10 };
 
-int thread_start(void *(*fn)(void *), void *arg) {
+/* stack: in bytes; 0: the system's default */
+static int thread_create(void *(*fn)(void *), void *arg, size_t stack) {
     sigset_t all, before;
     pthread_attr_t attr;
     pthread_t thread;
@@ -17,13 +18,22 @@ int thread_start(void *(*fn)(void *), void *arg) {
 
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    if (stack > 0)
+        pthread_attr_setstacksize(&attr, stack);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     error = pthread_create(&thread, &attr, fn, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     return error;
+}
+
+int thread_start(void *(*fn)(void *), void *arg) {
+    return thread_create(fn, arg, THREAD_STACK);
+}
+
+int thread_start_python(void *(*fn)(void *), void *arg) {
+    return thread_create(fn, arg, 0);
 }
 
 void thread_pause(int ms) {

@@ -39,6 +39,8 @@
                   max_atoms => pos_integer(),
                   max_connections => non_neg_integer(),
                   mailbox_size => pos_integer(),
+                  max_tasks => pos_integer(),
+                  loop => auto | asyncio | uvloop,
                   strings => utf8 | bytes,
                   none_atom => none | undefined | nil,
                   unconvertible => error | str,
@@ -186,6 +188,8 @@ option(max_frame, V) -> number(V, 1024, ?FRAME_MAX);
 option(max_atoms, V) -> number(V, 1, ?ATOMS_MAX);
 option(max_connections, V) -> number(V, 0, ?CONNECTIONS_MAX);
 option(mailbox_size, V) -> number(V, 1, ?QUEUE_MAX);
+option(max_tasks, V) -> number(V, 1, ?QUEUE_MAX);
+option(loop, V) -> one_of(V, [auto, asyncio, uvloop]);
 option(strings, V) -> one_of(V, [utf8, bytes]);
 option(none_atom, V) -> one_of(V, [none, undefined, nil]);
 option(unconvertible, V) -> one_of(V, [error, str]);
@@ -346,6 +350,8 @@ arg(max_frame, V) -> ["--max-frame", integer_to_list(V)];
 arg(max_atoms, V) -> ["--max-atoms", integer_to_list(V)];
 arg(max_connections, V) -> ["--max-connections", integer_to_list(V)];
 arg(mailbox_size, V) -> ["--mailbox-size", integer_to_list(V)];
+arg(max_tasks, V) -> ["--max-tasks", integer_to_list(V)];
+arg(loop, V) -> ["--loop", atom_to_list(V)];
 arg(strings, V) -> ["--strings", atom_to_list(V)];
 arg(none_atom, V) -> ["--none-atom", atom_to_list(V)];
 arg(unconvertible, V) -> ["--unconvertible", atom_to_list(V)];

@@ -109,10 +109,15 @@ static void script_scene(void) {
 
 static void sigterm_scene(void) {
     start(60, false);
+    leave_kick();
+    leave_wait();
+    find(!leave_told(), "a kick is no order to go");
     find(!route_draining(), "it does not drain yet");
     raise(SIGTERM);
     find(!route_draining(), "a signal only tells who waits for it");
-    find(leave_wait() == 0, "status 0");
+    leave_wait();
+    find(leave_told(), "it is told to go");
+    leave_drain();
     find(route_draining(), "it drains");
 }
 
@@ -173,7 +178,9 @@ static void request(void) {
 static void request_scene(void) {
     start(60, false);
     request();
-    find(leave_wait() == 0, "status 0");
+    leave_wait();
+    find(leave_told(), "it is told to go");
+    leave_drain();
     leave_request();
     find(route_draining(), "it drains");
 }
@@ -242,7 +249,9 @@ static void drain_scene(void) {
         _exit(93);
     thread(finish_main);
     raise(SIGTERM);
-    find(leave_wait() == 0, "status 0");
+    leave_wait();
+    find(leave_told(), "it is told to go");
+    leave_drain();
     find(atomic_load(&finished) && exec_load() == 0, "what ran has ended");
 }
 

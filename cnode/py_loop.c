@@ -1,0 +1,418 @@
+/* py_loop.c - Python's event loop in the node: runs tasks, and whatever else Python code gives it. */
+#include "config.h"
+
+#include "py_loop.h"
+#include "clock.h"
+#include "exec.h"
+#include "io.h"
+#include "leave.h"
+#include "log.h"
+#include "py.h"
+#include "py_call.h"
+#include "py_callback.h"
+#include "py_coro.h"
+#include "py_map.h"
+#include "py_reply.h"
+#include "py_schedule.h"
+#include "py_stream.h"
+#include "py_thread.h"
+#include "stats.h"
+#include "tasks.h"
+#include "thread.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+enum {
+    PY_LOOP_TURN = 64,           /* tasks that begin before timers and sockets have their turn */
+    PY_LOOP_SLOW_NS = 100000000, /* what takes longer at a time is logged */
+};
+
+static struct {
+    const char *kind; /* "auto", "asyncio", "uvloop" */
+    bool script;      /* the main thread has another use */
+    _Atomic bool wanted, stop;
+    _Atomic int threads; /* of its own: 0 or 1 */
+    sem_t ended;
+
+    /* With the GIL, in the loop's thread. */
+    PyObject *create_task, *create_future, *call_soon, *stop_method; /* the loop's methods */
+    PyObject *cancelled;                                             /* the class CancelledError */
+    PyObject *flush;                                                 /* our method, for call_soon */
+    PyObject *slow; /* the names of what has been logged as slow */
+    bool looks;     /* comes to py_loop_wait() at each of its turns */
+    bool flushing;  /* flush is on its way */
+    bool leaving;   /* a thread waits for the end of the drain */
+    struct py_reply_batch batch;
+    struct buf out;
+} py_loop;
+
+/* The thread. */
+
+static void *py_loop_main(void *arg) {
+    py_attach();
+    py_enter();
+    py_loop_run();
+    py_leave();
+    py_detach();
+    sem_post(&py_loop.ended);
+    return arg;
+}
+
+/* The first task has come: under exec's lock, in any thread. */
+static bool py_loop_start_thread(void) {
+    int error = 0;
+
+    atomic_store(&py_loop.wanted, true);
+    if (!py_loop.script) {
+        leave_kick();
+        return true;
+    }
+    atomic_store(&py_loop.threads, 1);
+    error = thread_start_python(py_loop_main, NULL);
+    if (error) {
+        atomic_store(&py_loop.threads, 0);
+        log_error("loop: cannot start a thread: %s", strerror(error));
+    }
+    return !error;
+}
+
+int py_loop_init(const struct options *o) {
+    static const char *const kinds[] = {"auto", "asyncio", "uvloop"};
+
+    py_loop.kind = kinds[o->loop];
+    py_loop.script = o->program != OPTIONS_NONE;
+    if (sem_init(&py_loop.ended, 0, 0) < 0 ||
+        tasks_init((size_t)o->max_tasks, py_loop_start_thread) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    py_loop.slow = PySet_New(NULL);
+    return py_loop.slow && py_coro_init() == 0 && py_map_init() == 0 && py_stream_init() == 0 ? 0
+                                                                                              : -1;
+}
+
+bool py_loop_is_wanted(void) {
+    return atomic_load(&py_loop.wanted);
+}
+
+void py_loop_stop(void) {
+    atomic_store(&py_loop.stop, true);
+    tasks_wake();
+}
+
+void py_loop_stop_wait(void) {
+    struct timespec until;
+
+    py_loop_stop();
+    if (atomic_load(&py_loop.threads) == 0)
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec++;
+    sem_clockwait(&py_loop.ended, CLOCK_MONOTONIC, &until);
+}
+
+/* What the loop makes. */
+
+int py_loop_start(PyObject *coro) {
+    return py_coro_start(coro, py_loop.create_task);
+}
+
+PyObject *py_loop_future(void) {
+    return PyObject_CallNoArgs(py_loop.create_future);
+}
+
+bool py_loop_is_cancelled(void) {
+    return py_loop.cancelled && PyErr_ExceptionMatches(py_loop.cancelled);
+}
+
+void py_loop_set_cancelled(void) {
+    PyErr_SetNone(py_loop.cancelled);
+}
+
+/* What is to be written. A loop that does not look by itself is asked to call back. */
+
+void py_loop_touch(struct conn *c) {
+    PyObject *handle;
+
+    py_reply_touch(&py_loop.batch, c);
+    if (py_loop.looks || py_loop.flushing)
+        return;
+    handle = PyObject_CallOneArg(py_loop.call_soon, py_loop.flush);
+    py_loop.flushing = handle != NULL;
+    if (!handle)
+        PyErr_WriteUnraisable(py_loop.call_soon);
+    Py_XDECREF(handle);
+}
+
+static PyObject *py_loop_flush(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    py_loop.flushing = false;
+    py_leave();
+    py_reply_flush(&py_loop.batch);
+    py_enter();
+    return Py_NewRef(Py_None);
+}
+
+static PyMethodDef py_loop_flush_def = {"_loop_flush", py_loop_flush, METH_NOARGS, NULL};
+
+/* Tasks. */
+
+void py_loop_took(const struct request *r, int64_t begun) {
+    int64_t took = clock_now() - begun;
+    PyObject *type, *error, *trace, *name;
+    bool new;
+
+    if (took < PY_LOOP_SLOW_NS)
+        return;
+    PyErr_Fetch(&type, &error, &trace);
+    name = PyUnicode_FromFormat("%.*s:%.*s", (int)r->module.len, (const char *)r->module.data,
+                                (int)r->function.len, (const char *)r->function.data);
+    new = name &&PySet_Contains(py_loop.slow, name) == 0 && PySet_Add(py_loop.slow, name) == 0;
+    Py_XDECREF(name);
+    PyErr_Restore(type, error, trace);
+    if (!new)
+        return;
+    py_leave();
+    log_warning("loop: %.*s:%.*s held up all other tasks for %d ms: what blocks belongs into a "
+                "worker (executor => true)",
+                (int)r->module.len, (const char *)r->module.data, (int)r->function.len,
+                (const char *)r->function.data, (int)(took / 1000000));
+    py_enter();
+}
+
+static void py_loop_end(struct request *r, PyObject *result) {
+    bool lane = r->lane != NULL;
+    struct conn *c = conn_ref(r->conn);
+    struct buf exit = {0};
+
+    py_reply_end(NULL, r, result, &py_loop.out, &exit, &py_loop.batch);
+    py_thread_served((struct slice){exit.data, exit.len});
+    buf_done(&exit);
+    if (py_loop.batch.len > 0)
+        py_loop_touch(c);
+    conn_unref(c);
+    if (lane) /* the next in it may run now */
+        io_kick();
+}
+
+static void py_loop_settle(struct request *r, PyObject *result, bool awaited);
+
+static void py_loop_done(void *arg, PyObject *result) {
+    struct request *r = arg;
+    PyObject *coro = r->context;
+
+    r->context = NULL;
+    py_reply_pace(&py_loop.batch, clock_now());
+    py_loop_settle(r, result, true);
+    Py_XDECREF(coro);
+}
+
+/* Has it awaited, as a Task. Takes awaitable, which may be NULL with an exception. */
+static void py_loop_await(struct request *r, PyObject *awaitable) {
+    PyObject *coro = awaitable ? py_coro_new(awaitable, r, py_loop_done, r) : NULL, *none;
+
+    if (!coro) {
+        py_loop_end(r, NULL);
+        return;
+    }
+    r->context = Py_NewRef(coro);
+    py_thread_serve(NULL);
+    if (py_loop_start(coro) < 0) {
+        PyErr_Clear();
+        none = PyObject_CallMethod(coro, "close", NULL); /* which is its end */
+        Py_XDECREF(none);
+    }
+    Py_DECREF(coro);
+}
+
+/* A function of r's has come to result, or to the exception that is set. What is to be awaited is, once;
+ * what is said to go on elsewhere does. */
+static void py_loop_settle(struct request *r, PyObject *result, bool awaited) {
+    if (result && r->options.stream > 0 && !awaited) {
+        py_loop_await(r, py_stream_start(r, result));
+    } else if (result && py_schedule_is_call(result)) {
+        py_thread_served((struct slice){0});
+        r->context = result;
+        tasks_requeue(r);
+    } else if (result && py_schedule_is_erlang(result)) {
+        PyObject *answer = py_schedule_call(result);
+
+        Py_DECREF(result);
+        py_loop_await(r, answer);
+    } else if (result && !awaited && py_schedule_is_pending(result)) {
+        py_loop_await(r, result);
+    } else {
+        py_loop_end(r, result);
+    }
+}
+
+static void py_loop_run_request(struct request *r) {
+    int64_t begun = clock_now();
+    PyObject *result;
+
+    py_reply_pace(&py_loop.batch, begun);
+    py_callback_set_conn(r->conn);
+    py_thread_serve(r);
+    py_schedule_begin();
+    if (r->context && py_schedule_is_call(r->context)) {
+        result = py_schedule_run(r);
+    } else if (r->context) { /* a worker has begun it */
+        result = r->context;
+        r->context = NULL;
+    } else {
+        stats_add(STATS_CALLS, 1);
+        result = r->options.map ? py_map_new(r) : py_call(r);
+    }
+    py_callback_set_conn(NULL);
+    if (io_forked()) /* the call has forked and come back twice: here is no node to serve */
+        _exit(0);
+    py_loop_took(r, begun);
+    py_loop_settle(r, result, false);
+}
+
+/* r was cancelled, or has got credit. */
+static void py_loop_tell(struct request *r, bool cancelled) {
+    if (!cancelled)
+        py_stream_credited(r);
+    else if (r->context && py_coro_check(r->context))
+        py_coro_cancel(r->context);
+}
+
+/* Leaving. */
+
+static void *py_loop_drain(void *arg) {
+    leave_drain();
+    py_loop_stop();
+    return arg;
+}
+
+/* On the main thread it is the loop that hears of signals; others wait for what has to end. */
+static void py_loop_look_for_end(void) {
+    PyObject *none;
+
+    if (!py_loop.script && !py_loop.leaving && leave_told()) {
+        py_loop.leaving = true;
+        if (thread_start(py_loop_drain, NULL) != 0)
+            atomic_store(&py_loop.stop, true);
+    }
+    if (!atomic_load(&py_loop.stop))
+        return;
+    none = PyObject_CallNoArgs(py_loop.stop_method);
+    if (!none)
+        PyErr_WriteUnraisable(py_loop.stop_method);
+    Py_XDECREF(none);
+}
+
+PyObject *py_loop_turn(PyObject *self, PyObject *unused) {
+    struct request *taken[PY_LOOP_TURN], *r;
+    bool cancelled;
+    size_t n;
+
+    (void)self;
+    (void)unused;
+    py_release_deferred();
+    while ((r = tasks_take_told(&cancelled)))
+        py_loop_tell(r, cancelled);
+    n = tasks_take(taken, PY_LOOP_TURN);
+    for (size_t i = 0; i < n; i++)
+        py_loop_run_request(taken[i]);
+    py_loop_look_for_end();
+    return Py_NewRef(Py_None);
+}
+
+/* wait(fd, timeout): whether turn() is due, or fd may be readable, or so many seconds have passed. */
+PyObject *py_loop_wait(PyObject *self, PyObject *args) {
+    PyObject *timeout;
+    int64_t deadline;
+    int fd;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iO", &fd, &timeout))
+        return NULL;
+    if (py_thread_deadline(timeout, &deadline) < 0)
+        return NULL;
+    if (timeout == Py_None || deadline > clock_now() || py_loop.batch.len > 0) {
+        py_leave();
+        py_reply_flush(&py_loop.batch);
+        if (timeout == Py_None || deadline > clock_now())
+            io_wait_tasks(fd, deadline);
+        py_enter();
+    }
+    return PyBool_FromLong(tasks_due());
+}
+
+/* Running. */
+
+PyObject *py_loop_set(PyObject *self, PyObject *args) {
+    int looks;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OOOOOp", &py_loop.create_task, &py_loop.create_future,
+                          &py_loop.call_soon, &py_loop.stop_method, &py_loop.cancelled, &looks))
+        return NULL;
+    Py_INCREF(py_loop.create_task);
+    Py_INCREF(py_loop.create_future);
+    Py_INCREF(py_loop.call_soon);
+    Py_INCREF(py_loop.stop_method);
+    Py_INCREF(py_loop.cancelled);
+    py_loop.looks = looks;
+    py_loop.flush = PyCFunction_New(&py_loop_flush_def, NULL);
+    return py_loop.flush ? Py_NewRef(Py_None) : NULL;
+}
+
+PyObject *py_loop_fd(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyLong_FromLong(tasks_fd());
+}
+
+PyObject *py_loop_begin(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    py_leave();
+    tasks_start();
+    py_enter();
+    return Py_NewRef(Py_None);
+}
+
+PyObject *py_loop_stopping(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyBool_FromLong(atomic_load(&py_loop.stop));
+}
+
+/* There is no loop: whatever comes is told so. */
+static void py_loop_refuse(void) {
+    struct request *taken[PY_LOOP_TURN];
+
+    while (!atomic_load(&py_loop.stop) && !leave_told()) {
+        size_t n = tasks_take(taken, PY_LOOP_TURN);
+
+        for (size_t i = 0; i < n; i++) {
+            PyErr_SetString(PyExc_RuntimeError, "this node's event loop could not start");
+            py_loop_end(taken[i], NULL);
+        }
+        py_leave();
+        py_reply_flush(&py_loop.batch);
+        io_wait_tasks(tasks_fd(), 0);
+        py_enter();
+    }
+}
+
+void py_loop_run(void) {
+    PyObject *module = PyImport_ImportModule("erlang._loop"), *none;
+
+    none = module ? PyObject_CallMethod(module, "run", "s", py_loop.kind) : NULL;
+    if (!none) {
+        log_error("loop: the event loop could not run");
+        PyErr_Print();
+        py_loop.looks = true;
+        py_loop_refuse();
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(module);
+}

@@ -1,0 +1,137 @@
+"""The node's event loop: how it is made, how it runs, and how other threads reach it.
+
+The program calls run() with the first task, on Python's main thread or in a thread of its own.
+"""
+
+import asyncio
+import concurrent.futures
+import importlib.util
+import selectors
+import sys
+import threading
+
+import _erlang
+
+
+class _Selector(selectors.DefaultSelector):
+    """A selector whose thread also reads the node's sockets while it waits.
+
+    So a task runs in the thread that has read it, and nobody has to be woken.
+    """
+
+    def select(self, timeout=None):
+        due = _erlang._loop_wait(self.fileno(), timeout)
+        events = super().select(0)
+        if due:
+            key = self.get_map().get(_FD)
+            if key is not None and not any(event[0] is key for event in events):
+                events.append((key, selectors.EVENT_READ))
+        return events
+
+
+_FD = _erlang._loop_fd()
+_started = threading.Event()
+_loop = None
+
+
+def _new_loop(kind):
+    if kind == "uvloop" or kind == "auto" and importlib.util.find_spec("uvloop"):
+        import uvloop
+
+        return uvloop.new_event_loop(), False
+    return asyncio.SelectorEventLoop(_Selector()), True
+
+
+def run(kind):
+    """Runs the loop until the node leaves. Who stops it, or lets SystemExit out of a callback, just makes
+    it begin again.
+    """
+    global _loop
+    loop, looks = _new_loop(kind)
+    asyncio.set_event_loop(loop)
+    _erlang._loop_set(
+        loop.create_task, loop.create_future, loop.call_soon, loop.stop, asyncio.CancelledError, looks
+    )
+    loop.add_reader(_FD, _erlang._loop_turn)
+    _loop = loop
+    _started.set()
+    while not _erlang._loop_stopping():
+        try:
+            loop.run_forever()
+        except (KeyboardInterrupt, SystemExit) as exception:
+            loop.call_exception_handler(
+                {"message": f"{exception!r} does not end the node's event loop", "exception": exception}
+            )
+    _end(loop)
+
+
+def _end(loop):
+    """Cancels what still runs, and gives it a second to see that."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+    loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 1))
+    loop.remove_reader(_FD)
+
+
+def get():
+    """The node's event loop; it begins if it has not."""
+    if _loop is None:
+        _erlang._loop_begin()
+        while not _started.wait(0.1):
+            pass
+    return _loop
+
+
+def _running():
+    """The event loop that runs in this thread, or None."""
+    return asyncio._get_running_loop()
+
+
+def run_coroutine(coro):
+    """erlang.run(): has the node's loop run coro; this thread waits."""
+    if _running() is not None:
+        coro.close()
+        raise RuntimeError("erlang.run() cannot be called from a running event loop: await instead")
+    future = asyncio.run_coroutine_threadsafe(coro, get())
+    _erlang._set_waiting(True)
+    try:
+        concurrent.futures.wait([future])
+    except BaseException:
+        future.cancel()
+        raise
+    finally:
+        _erlang._set_waiting(False)
+    return future.result()
+
+
+_kept = set()
+
+
+def spawn_task(coro, name=None):
+    """erlang.spawn_task(): has the node's loop run coro; nobody waits."""
+    loop = get()
+    if _running() is loop:
+        task = loop.create_task(coro, name=name)
+        _kept.add(task)
+        task.add_done_callback(_kept.discard)
+        return task
+    return asyncio.run_coroutine_threadsafe(_named(coro, name), loop)
+
+
+async def _named(coro, name):
+    if name is not None:
+        asyncio.current_task().set_name(name)
+    try:
+        return await coro
+    except Exception as exception:
+        _report(exception, name or getattr(coro, "__qualname__", repr(coro)))
+        raise
+
+
+def _report(exception, name):
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": f"the task {name} has failed", "exception": exception}
+    )
