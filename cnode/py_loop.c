@@ -124,6 +124,12 @@ PyObject *py_loop_future(void) {
     return PyObject_CallNoArgs(py_loop.create_future);
 }
 
+PyObject *py_loop_await_future(PyObject *future) {
+    int result = PyObject_SetAttrString(future, "_asyncio_future_blocking", Py_True);
+
+    return result < 0 ? NULL : Py_NewRef(future);
+}
+
 bool py_loop_is_cancelled(void) {
     return py_loop.cancelled && PyErr_ExceptionMatches(py_loop.cancelled);
 }

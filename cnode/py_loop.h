@@ -29,8 +29,9 @@ bool py_loop_is_wanted(void);
 /* Has it run coro as a Task: 0/-1. */
 int py_loop_start(PyObject *coro);
 
-/* A new future of it. */
+/* A new future of it; and what a coroutine yields to wait for a future. New references. */
 PyObject *py_loop_future(void);
+PyObject *py_loop_await_future(PyObject *future);
 
 /* Whether the exception that is set is asyncio's for what was cancelled; sets that. Any thread. */
 bool py_loop_is_cancelled(void);

@@ -159,9 +159,7 @@ static void py_map_cancel_items(struct py_map *m) {
 /* The future that ends with the last item, to be awaited: new. */
 static PyObject *py_map_future(struct py_map *m) {
     Py_XSETREF(m->future, py_loop_future());
-    if (!m->future || PyObject_SetAttrString(m->future, "_asyncio_future_blocking", Py_True) < 0)
-        return NULL;
-    return Py_NewRef(m->future);
+    return m->future ? py_loop_await_future(m->future) : NULL;
 }
 
 /* What there is to wait for, or NULL: it has ended, or with an exception. */

@@ -24,6 +24,19 @@ Being an Erlang process:
     link(pid)                  the same, both ways; unlink(pid)
     node()                     the name of this node
 
+The node's event loop, which runs the tasks of Erlang:
+
+    run(coro)                  has it run a coroutine, and waits
+    spawn_task(coro)           the same without waiting
+    sleep(seconds)             in a coroutine awaited; elsewhere others have the worker meanwhile
+
+What a called function may return so that its call goes on elsewhere, without a thread that waits:
+
+    schedule(name, *args)      in a function of Erlang's
+    schedule_py(module, function, args, kwargs)
+                               in another function, at the end of the queue
+    consume_time_slice(percent)  whether it is time for that
+
 Terms: int, float, str, bytes, list, tuple, dict, bool and None are what they look like.
 
     Atom, atom(name)           an atom, which is a str
@@ -46,6 +59,7 @@ Atom('ok')
 <Erlang function double_it>
 """
 
+from ._tasks import run, sleep, spawn_task
 from .errors import ErlangError, ProcessError, TimeoutError
 
 try:
@@ -59,6 +73,7 @@ try:
         Ref,
         call,
         cast,
+        consume_time_slice,
         demonitor,
         link,
         monitor,
@@ -66,6 +81,8 @@ try:
         receive,
         register,
         register_converter,
+        schedule,
+        schedule_py,
         self,
         send,
         unlink,
@@ -90,6 +107,7 @@ __all__ = [
     "atom",
     "call",
     "cast",
+    "consume_time_slice",
     "demonitor",
     "link",
     "monitor",
@@ -97,8 +115,13 @@ __all__ = [
     "receive",
     "register",
     "register_converter",
+    "run",
+    "schedule",
+    "schedule_py",
     "self",
     "send",
+    "sleep",
+    "spawn_task",
     "unlink",
     "unregister",
     "whereis",

@@ -18,6 +18,7 @@ __all__ = [
     "Ref",
     "call",
     "cast",
+    "consume_time_slice",
     "demonitor",
     "link",
     "monitor",
@@ -25,6 +26,8 @@ __all__ = [
     "receive",
     "register",
     "register_converter",
+    "schedule",
+    "schedule_py",
     "self",
     "send",
     "unlink",
@@ -204,6 +207,67 @@ def register_converter(type, converter):
     >>> register_converter(datetime.date, None)
     """
     _register_converter(type, converter)
+
+
+def schedule(name, *args):
+    """The marker that a called function returns so that its call goes on in Erlang.
+
+    >>> with testing.node():
+    ...     schedule('add_one', 1)
+    <schedule of Erlang's add_one>
+    """
+    _node("schedule")
+    return Schedule(f"Erlang's {name}")
+
+
+def schedule_py(module, function, args=(), kwargs=None):
+    """The marker that a called function returns so that its call goes on with another one.
+
+    >>> with testing.node():
+    ...     schedule_py('math', 'sqrt', [4])
+    <schedule of math.sqrt>
+    """
+    _node("schedule_py")
+    return Schedule(f"{module}.{function}")
+
+
+class Schedule:
+    def __init__(self, what):
+        self.what = what
+
+    def __repr__(self):
+        return f"<schedule of {self.what}>"
+
+
+def consume_time_slice(percent):
+    """Whether the time slice is spent with that: never, in a pretended node.
+
+    >>> with testing.node():
+    ...     consume_time_slice(100)
+    False
+    """
+    _node("consume_time_slice")
+    return False
+
+
+# What run() and spawn_task() use.
+
+
+class loop:
+    """The event loop of a pretended node: one for each run(), in the calling thread."""
+
+    def __init__(self, function):
+        _node(function)
+
+    def run_coroutine(self, coro):
+        import asyncio
+
+        return asyncio.run(coro)
+
+    def spawn_task(self, coro, name):
+        import asyncio
+
+        return asyncio.get_running_loop().create_task(coro, name=name)
 
 
 # What erlang.LogHandler uses.

@@ -126,7 +126,7 @@ static void test_starting(void) {
     is_str(ask("ready"), "false", "a node that starts is not ready");
     is_str(status(),
            "#{state=>starting,node=>py@h,version=><<\"1.2\">>,python=><<\"3.11.2\">>,os_pid=>N,"
-           "uptime=>N,workers=>0,max_workers=>7,running=>0,blocked=>0,queued=>0,registered=>0" NONE "}",
+           "uptime=>N,workers=>0,max_workers=>7,running=>0,blocked=>0,queued=>0,tasks=>0,registered=>0" NONE "}",
            "and says so in its status");
     is_str(ask("threads"), "[]", "there are no threads yet");
     control_set_ready();
@@ -325,7 +325,7 @@ static void test_threads(void) {
     text = ask("threads");
     has_str(text, "state=>running,call=>{'os.path',join},ms=>12", "what a worker calls, how long");
     has_str(text, "state=>idle,call=>none,ms=>0", "beside one that is idle");
-    has_str(status(), ",running=>1,blocked=>0,queued=>0,registered=>0" NONE "}", "the same in numbers");
+    has_str(status(), ",running=>1,blocked=>0,queued=>0,tasks=>0,registered=>0" NONE "}", "the same in numbers");
 
     if (!procs_register("counter", &drains))
         tap_bail("no name");
@@ -337,7 +337,7 @@ static void test_threads(void) {
     exec_push(request_of(REX, "{" P ",{call,m,f,[],user}}"));
     ok(settle(0, 2, 2), "after two looks of the pool both are blocked");
     has_str(ask("threads"), "state=>blocked,call=>{'os.path',join}", "which is told");
-    has_str(status(), ",running=>2,blocked=>2,queued=>1,registered=>1" NONE "}", "the same in numbers");
+    has_str(status(), ",running=>2,blocked=>2,queued=>1,tasks=>0,registered=>1" NONE "}", "the same in numbers");
 
     term_put(&name, "{jobs,1}");
     queued = request_of(REX, "{" P ",{call,m,f,[],user}}");

@@ -15,7 +15,7 @@ reading and writing sockets | \b(recv|recvmsg|readv|writev|sendmsg|sendto|epoll_
 read(2) and write(2) | (^|[^[:alnum:]_>.])(read|write) ?\( | io.c conn.c outbox.c wake.c log.c cookie.c owner.c
 entering and leaving Python | \b(PyGILState_|PyEval_(Save|Restore)Thread|PyThreadState_|Py_Initialize|Py_Finalize|Py_(BEGIN|END)_ALLOW_THREADS) | py.c
 Python at all | <Python\.h>|\bPyObject\b|\bPy_(INCREF|DECREF)\b | py*.[ch] main.c
-asyncio | asyncio | py_loop.c
+asyncio | asyncio | py_loop.c options.c
 making threads | \bpthread_create\b | io.c pool.c taskpool.c thread.c
 the environment | \b(secure_)?getenv\b|\benviron\b | options.c cookie.c node.c
 the command line | \bargv\b | options.[ch] main.c py.c

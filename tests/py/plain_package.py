@@ -21,12 +21,15 @@ CASES = []
 CALLS = {
     "call": ("f",),
     "cast": ("f",),
+    "consume_time_slice": (50,),
     "demonitor": (None,),
     "link": (None,),
     "monitor": ("a",),
     "node": (),
     "receive": (),
     "register": ("a",),
+    "schedule": ("f",),
+    "schedule_py": ("m", "f"),
     "self": (),
     "send": ("a", 1),
     "unlink": (None,),
@@ -48,7 +51,7 @@ def _():
         assert isinstance(e, RuntimeError)
     raises(erlang.ErlangError, erlang.no_such_function, 1, text="erlang.call works only inside")
     functions = {n for n in erlang.__all__ if inspect.isfunction(getattr(erlang, n))}
-    equal(functions, {*CALLS, "atom", "register_converter"})
+    equal(functions, {*CALLS, "atom", "register_converter", "run", "sleep", "spawn_task"})
 
 
 @case("a LogHandler can be made, and says that there is no node when it is given a record")
