@@ -164,16 +164,22 @@ bool exec_push(struct request *r) {
     return room;
 }
 
+bool exec_hold_back_locked(struct request *r) {
+    if (!exec.hold || !exec.hold(r))
+        return false;
+    exec_take_out(r);
+    exec_row_append(&exec.held, r);
+    return true;
+}
+
 /* The request that w takes next, or NULL. */
 static struct request *exec_next_locked(const struct exec_worker *w) {
     struct request *r;
 
     if (w->queue)
         return w->queue->ending ? NULL : w->queue->lane.waiting.head;
-    while ((r = exec.queue.head) && !r->lane && exec.hold && exec.hold(r)) {
-        exec_take_out(r);
-        exec_row_append(&exec.held, r);
-    }
+    while ((r = exec.queue.head) && !r->lane && exec_hold_back_locked(r))
+        ;
     return r;
 }
 
@@ -221,7 +227,10 @@ void exec_release(const struct conn *conn) {
         next = r->next;
         if (r->conn == conn) {
             exec_take_out(r);
-            exec_queue_append(r);
+            if (r->task)
+                tasks_append_locked(r);
+            else
+                exec_queue_append(r);
         }
     }
     exec_unlock();

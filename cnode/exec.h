@@ -158,7 +158,9 @@ int exec_stuck_locked(void);
 /* r runs: whether the application is to be told, which it is once. */
 bool exec_report_locked(struct request *r);
 
-/* For tasks: r begins; and stops, though it has not ended. */
+/* For tasks: whether r, which waits, is kept back from here on; it begins; and stops, though it has not
+ * ended. */
+bool exec_hold_back_locked(struct request *r);
 void exec_begin_locked(struct request *r);
 void exec_pause_locked(struct request *r);
 

@@ -77,8 +77,7 @@ static void tasks_wake_locked(void) {
     tasks_start_locked();
 }
 
-/* Adds one that waits. */
-static void tasks_append_locked(struct request *r) {
+void tasks_append_locked(struct request *r) {
     r->task = true;
     exec_row_append(&tasks.waiting, r);
     atomic_fetch_add_explicit(&tasks.n_waiting, 1, memory_order_relaxed);
@@ -91,8 +90,8 @@ void tasks_add_locked(struct request *r) {
 }
 
 void tasks_withdraw_locked(struct request *r) {
-    (void)r;
-    atomic_fetch_sub_explicit(&tasks.n_waiting, 1, memory_order_relaxed);
+    if (r->row == &tasks.waiting)
+        atomic_fetch_sub_explicit(&tasks.n_waiting, 1, memory_order_relaxed);
     atomic_fetch_sub_explicit(&tasks.count, 1, memory_order_relaxed);
 }
 
@@ -121,12 +120,17 @@ static void tasks_unlink_locked(struct request *r) {
 
 size_t tasks_take(struct request **into, size_t max) {
     int64_t now = clock_now();
+    struct request *r;
     size_t n = 0;
 
     exec_lock();
-    while (n < max && tasks.waiting.head) {
-        into[n] = tasks.waiting.head;
-        tasks_begin_locked(into[n++], now);
+    while (n < max && (r = tasks.waiting.head)) {
+        if (exec_hold_back_locked(r)) {
+            atomic_fetch_sub_explicit(&tasks.n_waiting, 1, memory_order_relaxed);
+            continue;
+        }
+        tasks_begin_locked(r, now);
+        into[n++] = r;
     }
     if (!tasks.waiting.head) {
         if (atomic_exchange(&tasks.signalled, false) || tasks.woken)

@@ -50,6 +50,7 @@ int tasks_report(int64_t now, int64_t after, void (*fn)(const struct request *r)
 /* For exec, which holds the lock. */
 bool tasks_have_room_locked(void);
 void tasks_add_locked(struct request *r);
+void tasks_append_locked(struct request *r);   /* one that was added, and kept back */
 void tasks_withdraw_locked(struct request *r); /* it has not begun */
 void tasks_cancel_locked(struct request *r);   /* it has begun */
 void tasks_credit_locked(struct request *r);   /* the same: r->credit has grown */
