@@ -95,7 +95,8 @@ static int main_start(const char *program, struct err *e) {
     if (leave_init(options.drain_timeout, options.program != OPTIONS_NONE, e) < 0)
         return -1;
     py_arena_init();
-    if (py_init(&options, program, e) < 0 || py_import(&options, e) < 0)
+    if (py_init(&options, program, e) < 0 || py_import(&options, e) < 0 ||
+        py_loop_check(&options, e) < 0)
         return -1;
     if (options.action == OPTIONS_CHECK)
         return 0;

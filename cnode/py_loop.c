@@ -94,6 +94,22 @@ int py_loop_init(const struct options *o) {
                                                                                               : -1;
 }
 
+int py_loop_check(const struct options *o, struct err *e) {
+    PyObject *util, *spec = NULL;
+    bool found;
+
+    if (o->loop != OPTIONS_LOOP_UVLOOP)
+        return 0;
+    util = PyImport_ImportModule("importlib.util");
+    if (util)
+        spec = PyObject_CallMethod(util, "find_spec", "s", "uvloop");
+    found = spec && spec != Py_None;
+    PyErr_Clear();
+    Py_XDECREF(spec);
+    Py_XDECREF(util);
+    return found ? 0 : err_set(e, EX_CONFIG, "--loop uvloop: Python has no module uvloop");
+}
+
 bool py_loop_is_wanted(void) {
     return atomic_load(&py_loop.wanted);
 }

@@ -16,6 +16,9 @@
 /* Once, at start: 0, or -1 with an exception or with errno. */
 int py_loop_init(const struct options *o);
 
+/* Whether there is the one that is asked for: 0, or -1 with e. */
+int py_loop_check(const struct options *o, struct err *e);
+
 /* Runs it in the calling thread until py_loop_stop(). */
 void py_loop_run(void);
 
