@@ -4,6 +4,7 @@
 #include "py_coro.h"
 #include "py_callback.h"
 #include "py_loop.h"
+#include "py_server.h"
 #include "py_thread.h"
 
 struct py_coro {
@@ -42,6 +43,7 @@ static void py_coro_end(struct py_coro *c, PyObject *result) {
 
 struct py_coro_step {
     struct conn *conn;
+    struct proc *server;
     int64_t begun;
 };
 
@@ -49,6 +51,7 @@ static struct py_coro_step py_coro_enter(struct py_coro *c) {
     struct py_coro_step step = {.begun = clock_now()};
 
     step.conn = py_callback_set_conn(c->r->conn);
+    step.server = py_server_set_running(c->r->target);
     py_thread_serve(c->r);
     py_thread_set_served(c->process);
     return step;
@@ -57,6 +60,7 @@ static struct py_coro_step py_coro_enter(struct py_coro *c) {
 static void py_coro_leave(struct py_coro *c, const struct py_coro_step *step) {
     c->process = py_thread_take_served();
     py_thread_serve(NULL);
+    py_server_set_running(step->server);
     py_callback_set_conn(step->conn);
     py_loop_took(c->r, step->begun);
 }

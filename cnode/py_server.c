@@ -95,6 +95,13 @@ int py_server_register(const char *name, PyObject *obj) {
 /* The object whose handler runs in this thread. */
 static _Thread_local struct proc *py_server_running;
 
+struct proc *py_server_set_running(struct proc *p) {
+    struct proc *before = py_server_running;
+
+    py_server_running = p;
+    return before;
+}
+
 int py_server_unregister(const char *name) {
     struct proc *p;
 

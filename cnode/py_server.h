@@ -31,6 +31,9 @@ PyObject *py_server_handle(const struct request *r);
  * In Python, but writes to no socket. */
 void py_server_handled(const struct request *r);
 
+/* The object that this thread serves from here on, in a step of its handler: the one before. */
+struct proc *py_server_set_running(struct proc *p);
+
 /* Sends a term to a Pid, a name of this node, or (name, node); connects when needed: 0, or -1
  * with an exception. Leaves Python while it connects. */
 int py_server_send(PyObject *dest, PyObject *term);

@@ -6,7 +6,7 @@
 %% count itself off: turn/2 does it.
 -module(py_counter).
 
--export([new/0, array/0, enter/2, leave/2, in_flight/1, turn/2]).
+-export([init/0, new/0, array/0, enter/2, leave/2, in_flight/1, turn/2]).
 
 -export_type([counter/0, slot/0]).
 
@@ -14,6 +14,15 @@
 -type slot() :: pos_integer().
 
 -define(NODES, 4096).
+
+%% Makes the array, once; by whoever owns the tables, before anybody else is there.
+-spec init() -> ok.
+init() ->
+    try array() of
+        _ -> ok
+    catch
+        error:badarg -> persistent_term:put(?MODULE, atomics:new(3 * ?NODES, [{signed, true}]))
+    end.
 
 %% The array that enter/2 and leave/2 want.
 -spec array() -> atomics:atomics_ref().
@@ -23,9 +32,6 @@ array() ->
 %% A counter that nobody has, for the calling process.
 -spec new() -> counter().
 new() ->
-    try array()
-    catch error:badarg -> persistent_term:put(?MODULE, atomics:new(3 * ?NODES, [{signed, true}]))
-    end,
     new(1).
 
 new(Counter) when Counter < 3 * ?NODES ->

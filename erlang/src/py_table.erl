@@ -34,6 +34,7 @@ start_link() ->
 
 -spec init([]) -> {ok, none}.
 init([]) ->
+    py_counter:init(),
     ets:new(py_nodes, [named_table, public, {read_concurrency, true}]),
     ets:new(py_calls, [named_table, public, {write_concurrency, true}]),
     ets:new(py_functions, [named_table, public, {read_concurrency, true}]),

@@ -30,6 +30,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 _FD = _erlang._loop_fd()
+_LOOK = 0.1  # seconds
 _started = threading.Event()
 _loop = None
 
@@ -66,14 +67,14 @@ def run(kind):
 
 
 def _end(loop):
-    """Cancels what still runs, and gives it a second to see that."""
+    """Cancels what still runs, and gives it a second to see that. No task of the node's begins any more."""
+    loop.remove_reader(_FD)
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=1))
     loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 1))
-    loop.remove_reader(_FD)
 
 
 def get():
@@ -98,7 +99,8 @@ def run_coroutine(coro):
     future = asyncio.run_coroutine_threadsafe(coro, get())
     _erlang._set_waiting(True)
     try:
-        concurrent.futures.wait([future])
+        while not concurrent.futures.wait([future], _LOOK).done:
+            pass  # a call that is cancelled hears of it here
     except BaseException:
         future.cancel()
         raise

@@ -1,0 +1,27 @@
+%% py_counter_tests - counters of calls in flight: that each node has its own, however many attach at once.
+-module(py_counter_tests).
+
+-include_lib("eunit/include/eunit.hrl").
+
+-define(NODES, 50).
+
+%% Nodes that attach at once used to make an array each, and the last one took the place of the others'.
+at_once_test() ->
+    persistent_term:erase(py_counter),
+    {ok, Table} = py_table:start_link(),
+    Self = self(),
+    Pids = [spawn_link(fun() -> receive go -> ok end, Self ! {counter, py_counter:new()}, receive stop -> ok end end)
+            || _ <- lists:seq(1, ?NODES)],
+    [Pid ! go || Pid <- Pids],
+    Counters = [receive {counter, Counter} -> Counter end || _ <- Pids],
+    Array = py_counter:array(),
+    Slots = [begin
+                 {Slot, 1} = py_counter:enter(Array, Counter),
+                 1 = py_counter:in_flight(Counter),
+                 Slot
+             end || Counter <- Counters],
+    ?assertEqual(?NODES, length(lists:usort(Slots))),
+    [py_counter:leave(Array, Slot) || Slot <- Slots],
+    [?assertEqual(0, py_counter:in_flight(Counter)) || Counter <- Counters],
+    [Pid ! stop || Pid <- Pids],
+    gen_server:stop(Table).
