@@ -11,7 +11,7 @@
 -define(PY, 'py@127.0.0.1').
 -define(PEER, 'peer@127.0.0.1').
 
--type target() :: {ratio, number()} | {at_most, number()} | none.
+-type target() :: {ratio, number()} | {at_most, number()} | {at_least, number()} | none.
 
 -record(ctx, {py_pid :: string(),     % OS processes
               peer_pid :: string(),
@@ -97,6 +97,20 @@ jobs() ->
           target = {ratio, 6}, run = py_calls(1000)},
      #job{name = "py-growth", title = "RSS growth over many py:calls, cancelled ones", unit = "MiB",
           better = lower, target = {at_most, 1}, run = fun py_growth/1},
+     #job{name = "task-latency", title = "create_task and await, sequential, to py:call", unit = "us",
+          better = lower, target = {ratio, 1 / 1.3}, run = fun task_latency/1},
+     #job{name = "tasks", title = "10 000 tasks of 50 processes, plain function", unit = "tasks/s",
+          target = {ratio, 6}, run = tasks(math, sqrt, [2.0])},
+     #job{name = "tasks-await", title = "the same, coroutine with one sleep(0)", unit = "tasks/s",
+          target = {ratio, 2}, run = tasks(bench_fixture, yielding, [2.0])},
+     #job{name = "tasks-map", title = "py:map of 100 000 math:sqrt", unit = "items/s",
+          target = {at_least, 1000000}, run = fun task_map/1},
+     #job{name = "tasks-sleep", title = "1000 tasks of asyncio.sleep(0.1)", unit = "s",
+          better = lower, target = {at_most, 0.13}, run = fun task_sleep/1},
+     #job{name = "stream", title = "stream of 100 000 integers", unit = "items/s",
+          target = {at_least, 300000}, run = fun stream/1},
+     #job{name = "tasks-growth", title = "RSS growth over 1 000 000 tasks", unit = "MiB",
+          better = lower, target = {at_most, 0.5}, run = fun task_growth/1},
      #job{name = "cold-64", title = "64 new threads at once, cold: the last answer", unit = "ms",
           better = lower, target = {at_most, 150}, run = fun cold/1},
      #job{name = "threads-1", title = "erlang.call from 1 Python thread", unit = "calls/s",
@@ -210,6 +224,66 @@ py_cancelled() ->
     Ref = py:spawn_call(math, sqrt, [2.0]),
     ok = py:cancel(Ref),
     _ = py:await(Ref).
+
+%% A task after another, beside py:call in place of the peer.
+task_latency(#ctx{quick = Quick, rounds = Rounds}) ->
+    N = calls_in_round(Quick),
+    Task = fun() -> {ok, _} = py_event_loop:await(py_event_loop:create_task(math, sqrt, [2.0])) end,
+    Call = fun() -> {ok, _} = py:call(math, sqrt, [2.0]) end,
+    Task(),
+    lists:unzip([{median_us(N, Task), median_us(N, Call)} || _ <- lists:seq(1, Rounds)]).
+
+%% 50 processes create 200 tasks each and then await them; the peer's calls are erpc's from 50 processes.
+tasks(M, F, A) ->
+    paired(fun(?PY, _) ->
+                   Took = callers(?PY, 50, fun(Go) ->
+                       create_and_await(M, F, A, 200),
+                       erlang:monotonic_time(microsecond) - Go
+                   end),
+                   10_000 * 1.0e6 / lists:max(Took);
+              (Node, #ctx{quick = Quick}) ->
+                   rate(Node, 50, span(Quick))
+           end).
+
+create_and_await(M, F, A, N) ->
+    Refs = [py_event_loop:create_task(M, F, A) || _ <- lists:seq(1, N)],
+    [{ok, _} = py_event_loop:await(Ref) || Ref <- Refs].
+
+task_map(#ctx{rounds = Rounds}) ->
+    Args = [[X] || X <- lists:seq(1, 100_000)],
+    {[begin
+          {Us, {ok, Results}} = timer:tc(fun() -> py:map(math, sqrt, Args) end),
+          {ok, 2.0} = lists:nth(4, Results),
+          100_000 * 1.0e6 / Us
+      end || _ <- lists:seq(1, Rounds)], []}.
+
+task_sleep(#ctx{rounds = Rounds}) ->
+    _ = py_event_loop:run(asyncio, sleep, [0]),
+    {[begin
+          {Us, _} = timer:tc(fun() -> create_and_await(asyncio, sleep, [0.1], 1000) end),
+          Us / 1.0e6
+      end || _ <- lists:seq(1, Rounds)], []}.
+
+stream(#ctx{rounds = Rounds}) ->
+    {[begin
+          {Us, {ok, Items}} = timer:tc(fun() -> py:stream(builtins, range, [100_000]) end),
+          100_000 = length(Items),
+          100_000 * 1.0e6 / Us
+      end || _ <- lists:seq(1, Rounds)], []}.
+
+%% Ten times a tenth of a million, after a tenth; no process and no message more than before on this side.
+task_growth(#ctx{py_pid = Pid, quick = Quick}) ->
+    Each = case Quick of true -> 400; false -> 2000 end,
+    Round = fun() -> callers(?PY, 50, fun(_) -> [create_and_await(math, sqrt, [2.0], 100) || _ <- lists:seq(1, Each div 100)] end) end,
+    _ = Round(),
+    Count = fun() -> {erlang:system_info(process_count), ets:info(py_calls, size), queued()} end,
+    {Rss, Counted} = {rss(Pid), Count()},
+    Grown = [begin _ = Round(), rss(Pid) - Rss end || _ <- lists:seq(1, 10)],
+    Counted = Count(),
+    {{last, Grown}, []}.
+
+queued() ->
+    lists:sum([N || P <- processes(), {message_queue_len, N} <- [process_info(P, message_queue_len)]]).
 
 %% Calls/s of Python threads that call a function here; of as many processes of the peer, by erpc.
 callbacks(Threads) ->
@@ -523,7 +597,8 @@ percentile(P, Values) ->
 
 reached(#row{job = #job{target = none}}) -> "";
 reached(#row{job = #job{target = {ratio, T}}, ratios = Rs}) -> yes_no(median(Rs) >= T);
-reached(#row{job = #job{target = {at_most, T}}, py = Py}) -> yes_no(stand(Py) =< T).
+reached(#row{job = #job{target = {at_most, T}}, py = Py}) -> yes_no(stand(Py) =< T);
+reached(#row{job = #job{target = {at_least, T}}, py = Py}) -> yes_no(stand(Py) >= T).
 
 yes_no(true) -> "yes";
 yes_no(false) -> "NO".
@@ -556,7 +631,8 @@ span(_, _) -> "".
 
 target(none) -> "";
 target({ratio, T}) -> [">= x ", two(T)];
-target({at_most, T}) -> ["<= ", io_lib:format("~w", [T])].
+target({at_most, T}) -> ["<= ", io_lib:format("~w", [T])];
+target({at_least, T}) -> [">= ", io_lib:format("~w", [T])].
 
 num(V) when abs(V) >= 1000 -> integer_to_list(erlang:round(V));
 num(V) when abs(V) >= 10 -> io_lib:format("~.1f", [float(V)]);

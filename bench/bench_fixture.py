@@ -1,5 +1,6 @@
 """What bench.erl calls in Python; bench.erl has functions of the same names for the peer."""
 
+import asyncio
 import statistics
 import threading
 import time
@@ -11,6 +12,12 @@ _busy = False
 
 def identity(x):
     """Gives back what it is given: the way there and back is what costs."""
+    return x
+
+
+async def yielding(x):
+    """A task that lets others have a turn."""
+    await asyncio.sleep(0)
     return x
 
 
