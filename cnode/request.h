@@ -75,12 +75,13 @@ struct request {
     struct exec_lane *lane; /* in target; NULL: any order */
     struct exec_row *row;   /* the queue or lane it waits in */
     struct request *next, *prev;
-    struct request *table_next; /* in the table of those that have not ended */
-    bool abandoned;             /* nobody waits for its answer */
-    bool answering;             /* the worker has begun to answer: too late to cancel */
-    bool reported;              /* the application has been told that it runs */
-    bool interrupt;             /* its worker has to be interrupted, */
-    bool interrupted;           /* and has been */
+    struct request *table_next; /* in the table of those that have not ended: its bucket, */
+    struct request *all_next, *all_prev; /* and all of it */
+    bool abandoned;                      /* nobody waits for its answer */
+    bool answering;                      /* the worker has begun to answer: too late to cancel */
+    bool reported;                       /* the application has been told that it runs */
+    bool interrupt;                      /* its worker has to be interrupted, */
+    bool interrupted;                    /* and has been */
 
     /* Of a task (tasks.h), which it is from the beginning or from when a worker has given it up. */
     bool task;

@@ -3,9 +3,10 @@
 
 #include "table.h"
 
-enum { TABLE_BUCKETS = 4096 }; /* a power of two */
+enum { TABLE_BUCKETS = 32768 }; /* a power of two */
 
 static struct request *table[TABLE_BUCKETS];
+static struct request *table_all; /* the latest first */
 
 static struct request **table_bucket(struct slice ref) {
     uint32_t h = 2166136261u;
@@ -28,6 +29,11 @@ void table_add(struct request *r) {
 
     r->table_next = *bucket;
     *bucket = r;
+    r->all_prev = NULL;
+    r->all_next = table_all;
+    if (table_all)
+        table_all->all_prev = r;
+    table_all = r;
 }
 
 void table_remove(struct request *r) {
@@ -36,6 +42,9 @@ void table_remove(struct request *r) {
     while (*at != r)
         at = &(*at)->table_next;
     *at = r->table_next;
+    *(r->all_prev ? &r->all_prev->all_next : &table_all) = r->all_next;
+    if (r->all_next)
+        r->all_next->all_prev = r->all_prev;
 }
 
 struct request *table_find(const struct conn *conn, struct slice ref) {
@@ -47,11 +56,10 @@ struct request *table_find(const struct conn *conn, struct slice ref) {
 }
 
 struct request *table_step(struct table_walk *walk) {
-    struct request *r = walk->next;
+    struct request *r = walk->begun ? walk->next : table_all;
 
-    while (!r && walk->bucket < TABLE_BUCKETS)
-        r = table[walk->bucket++];
-    walk->next = r ? r->table_next : NULL;
+    walk->begun = true;
+    walk->next = r ? r->all_next : NULL;
     return r;
 }
 

@@ -19,7 +19,7 @@ struct request *table_find_pid(uint32_t id, uint32_t serial);
 /* A walk through all: begins zeroed, and NULL is its end. The request that it has just given may
  * be removed. */
 struct table_walk {
-    int bucket;
+    bool begun;
     struct request *next;
 };
 struct request *table_step(struct table_walk *walk);
