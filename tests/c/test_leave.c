@@ -355,7 +355,7 @@ static const struct {
 } scenes[] = {
     {handlers_scene, "signals without a script", 4, 0, NULL, "draining"},
     {script_scene, "signals with a script: two are Python's", 3, 0, NULL, "draining"},
-    {sigterm_scene, "SIGTERM", 4, 0, "info node: draining: 0 requests to finish\n", "timeout"},
+    {sigterm_scene, "SIGTERM", 5, 0, "info node: draining: 0 requests to finish\n", "timeout"},
     {sigint_scene, "SIGINT", 0, 128 + SIGINT, NULL, "draining"},
     {sigterm_twice_scene, "SIGTERM twice", 0, 128 + SIGTERM, "still here", "draining"},
     {drain_sigterm_scene, "SIGTERM during the drain", 1, 128 + SIGTERM, "draining: 1 ", "timeout"},
