@@ -2,7 +2,8 @@
  *
  * There is an object, and a process with a mailbox, which watches the peer and is linked to it.
  * The input is routed twice, as a stream of frames and as the inside of one, each over a connection
- * of its own. Some of what is queued then is answered, the rest is there when the connection ends.
+ * of its own. Some of what is queued then is answered, some as tasks of the event loop, some goes there
+ * or back into the queue first; the rest is there when the connection ends.
  * All that was written must be whole frames, and nothing may hold the connection afterwards. One
  * thread, for what would be a queue of its own is refused.
  */
@@ -18,13 +19,14 @@
 #include "pool.h"
 #include "process.h"
 #include "route.h"
+#include "tasks.h"
 #include "ties.h"
 
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { FUZZ_FRAME_MAX = 1 << 20, FUZZ_QUEUED = 8, FUZZ_MAIL = 3, FUZZ_ID = 5 };
+enum { FUZZ_FRAME_MAX = 1 << 20, FUZZ_QUEUED = 8, FUZZ_TASKS = 4, FUZZ_MAIL = 3, FUZZ_ID = 5 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -45,6 +47,10 @@ static void fuzz_hold(bool held) {
 static void fuzz_nothing(void) {
 }
 
+static bool fuzz_start(void) {
+    return true;
+}
+
 static void fuzz_release(void *object) {
     (void)object;
 }
@@ -61,6 +67,7 @@ static void fuzz_init(void) {
 
     log_open(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT, "/dev/null");
     request_init("py@h", 77);
+    fuzz_hold(tasks_init(FUZZ_TASKS, fuzz_start) == 0);
     route_init("py@h");
     process_init("py@h");
     mailbox_init(FUZZ_MAIL);
@@ -106,8 +113,19 @@ static void fuzz_read(void) {
     fuzz_in.len = 0;
 }
 
-/* Ends a request as a worker does, in one of three ways. */
-static void fuzz_answer(struct request *r, int way) {
+/* One item of a stream. */
+static void fuzz_item(struct request *r, struct buf *out) {
+    size_t begin = answer_items_begin(r, out, 1);
+
+    r->credit--;
+    etf_put_nil(out);
+    etf_put_nil(out);
+    fuzz_hold(answer_end(r, out, begin) == 0);
+    outbox_put_buf(&r->conn->out, out);
+}
+
+/* Ends a request as a worker does, or the loop if w is NULL, in one of three ways. */
+static void fuzz_answer(struct exec_worker *w, struct request *r, int way) {
     static const struct slice term = {(const uint8_t *)"\x6a", 1}; /* [] */
     struct buf out = {0};
     size_t begin;
@@ -117,6 +135,8 @@ static void fuzz_answer(struct request *r, int way) {
         home_put_started(r->conn, r->ref);
     if (r->pid_id && way == 0)
         process_send_request(r->pid_id, r->pid_serial, term);
+    if (r->options.stream > 0 && r->credit > 0)
+        fuzz_item(r, &out);
     wanted = exec_claim(r);
     if (!wanted && r->kind == REQUEST_APP_CALL) {
         home_put_ended(r->conn, r->ref);
@@ -130,9 +150,31 @@ static void fuzz_answer(struct request *r, int way) {
         answer_done(r, &out);
     }
     route_put(r, &out);
-    exec_finish(&fuzz_worker, r);
+    exec_finish(w, r);
     route_ended(r, term);
     buf_done(&out);
+}
+
+/* A task, or a request that a worker may have given up: goes on, comes back, or ends. */
+static void fuzz_task(int way) {
+    struct request *r;
+    bool cancelled;
+
+    while ((r = tasks_take_told(&cancelled)))
+        fuzz_hold(cancelled ? r->interrupted : r->credit > 0);
+    if (tasks_take(&r, 1) == 0)
+        return;
+    if (way == 1)
+        tasks_requeue(r);
+    else
+        fuzz_answer(NULL, r, way);
+}
+
+/* What a worker does with a request. */
+static void fuzz_work(struct request *r, int way) {
+    if (way % 4 == 3 && (way % 8 == 3 ? exec_adopt : exec_requeue)(&fuzz_worker, r))
+        return;
+    fuzz_answer(&fuzz_worker, r, way % 3);
 }
 
 /* The process watches <a@h,1,2,3> and the name name, by #<py@h,77,7,7,N>, and is linked to
@@ -189,7 +231,7 @@ static bool fuzz_frame(struct conn *c, const uint8_t *header, const uint8_t *bod
 
 static void fuzz_connection(const uint8_t *data, size_t size, bool stream) {
     static const uint8_t no_header[DIST_HEADER];
-    struct request *r;
+    struct request *r, *task = NULL;
     struct conn *c;
     size_t at = 0, total;
     int fds[2], turn = 0;
@@ -205,18 +247,27 @@ static void fuzz_connection(const uint8_t *data, size_t size, bool stream) {
             break;
         at += total;
         if (turn++ % 3 == 2 && (r = exec_pop(&fuzz_worker)))
-            fuzz_answer(r, turn / 3 % 3);
+            fuzz_work(r, turn / 3);
+        if (turn % 4 == 1)
+            fuzz_task(turn / 4 % 3);
     }
     exec_announce(route_put);
     fuzz_write(c);
     for (int i = 0; i < FUZZ_QUEUED / 2 && (r = exec_pop(&fuzz_worker)); i++)
-        fuzz_answer(r, i % 3);
+        fuzz_work(r, i);
+    fuzz_task(0);
     fuzz_write(c);
     r = exec_pop(&fuzz_worker);
+    fuzz_hold(tasks_take(&task, 1) <= 1);
     outbox_close(&c->out);
     route_closed(c);
     if (r)
-        fuzz_answer(r, 0);
+        fuzz_answer(&fuzz_worker, r, 0);
+    if (task)
+        fuzz_answer(NULL, task, 2);
+    while (tasks_due())
+        fuzz_task(0);
+    fuzz_hold(tasks_count() == 0);
     fuzz_hold(exec_load() == 0 && exec_queued() == 0 && exec_ready() == 0);
     fuzz_hold(exec_unannounced() == 0 && exec_unreported() == 0);
     fuzz_hold(!procs_watched() && !home_conn(NULL) && atomic_load(&c->refs) == 1);
