@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { CALLBACK_TABLE = 256 }; /* buckets, a power of two */
+enum { CALLBACK_TABLE = 16384 }; /* buckets, a power of two */
 
 static struct {
     pthread_mutex_t lock; /* guards the table, and all below */
@@ -16,6 +16,8 @@ static struct {
     uint64_t next;
     struct callback *ready, **ready_end; /* answered and not woken yet */
     bool entering;                       /* one that was woken has not entered Python yet */
+    struct callback_sink *due;           /* to be woken */
+    _Atomic bool any_due;
     _Atomic int count, n_ready;
 } callbacks = {.lock = PTHREAD_MUTEX_INITIALIZER, .ready_end = &callbacks.ready};
 
@@ -23,11 +25,9 @@ static struct callback **callback_bucket(uint64_t id) {
     return &callbacks.table[id & (CALLBACK_TABLE - 1)];
 }
 
-void callback_begin(struct callback *cb, struct conn *conn) {
+static void callback_add(struct callback *cb) {
     struct callback **bucket;
 
-    *cb = (struct callback){.conn = conn};
-    sem_init(&cb->woken, 0, 0);
     pthread_mutex_lock(&callbacks.lock);
     cb->id = ++callbacks.next;
     bucket = callback_bucket(cb->id);
@@ -35,6 +35,21 @@ void callback_begin(struct callback *cb, struct conn *conn) {
     *bucket = cb;
     pthread_mutex_unlock(&callbacks.lock);
     atomic_fetch_add(&callbacks.count, 1);
+}
+
+static void callback_remove_locked(struct callback *cb) {
+    struct callback **at = callback_bucket(cb->id);
+
+    while (*at != cb)
+        at = &(*at)->next;
+    *at = cb->next;
+    atomic_fetch_sub(&callbacks.count, 1);
+}
+
+void callback_begin(struct callback *cb, struct conn *conn) {
+    *cb = (struct callback){.conn = conn};
+    sem_init(&cb->woken, 0, 0);
+    callback_add(cb);
     if (outbox_is_closed(&conn->out)) /* callback_closed() may have been before */
         atomic_store(&cb->state, CALLBACK_LOST);
 }
@@ -108,22 +123,23 @@ bool callback_more(void) {
     return atomic_load_explicit(&callbacks.n_ready, memory_order_relaxed) > 0;
 }
 
+void callback_release(struct callback *cb) {
+    buf_done(&cb->answer);
+    conn_unref(cb->conn);
+}
+
 void callback_end(struct callback *cb) {
-    struct callback **at = callback_bucket(cb->id), *next;
+    struct callback *next;
 
     pthread_mutex_lock(&callbacks.lock);
     next = callback_pass_locked(cb);
-    while (*at != cb)
-        at = &(*at)->next;
-    *at = cb->next;
+    callback_remove_locked(cb);
     pthread_mutex_unlock(&callbacks.lock);
-    atomic_fetch_sub(&callbacks.count, 1);
     callback_post(next);
     while (atomic_load(&cb->posting) > 0)
         sched_yield();
     sem_destroy(&cb->woken);
-    buf_done(&cb->answer);
-    conn_unref(cb->conn);
+    callback_release(cb);
 }
 
 /* One that is answered gets into the row. */
@@ -134,6 +150,37 @@ static void callback_queue_locked(struct callback *cb) {
     *callbacks.ready_end = cb;
     callbacks.ready_end = &cb->ready;
     atomic_fetch_add_explicit(&callbacks.n_ready, 1, memory_order_relaxed);
+}
+
+static void callback_sink_due_locked(struct callback_sink *sink) {
+    if (sink->woken || sink->is_due)
+        return;
+    sink->is_due = true;
+    sink->due = callbacks.due;
+    callbacks.due = sink;
+    atomic_store_explicit(&callbacks.any_due, true, memory_order_relaxed);
+}
+
+/* One that nobody waits for gets into its sink. */
+static void callback_sink_locked(struct callback *cb, enum callback_state state) {
+    struct callback_sink *sink = cb->sink;
+
+    atomic_store(&cb->state, state);
+    cb->ready = NULL;
+    *sink->ended_end = cb;
+    sink->ended_end = &cb->ready;
+    callback_sink_due_locked(sink);
+}
+
+/* Under the lock, so that none can be gone. */
+static void callback_wake_sinks_locked(void) {
+    for (struct callback_sink *sink; (sink = callbacks.due);) {
+        callbacks.due = sink->due;
+        sink->is_due = false;
+        sink->woken = true;
+        wake_set(&sink->wake);
+    }
+    atomic_store_explicit(&callbacks.any_due, false, memory_order_relaxed);
 }
 
 bool callback_answer(const struct conn *conn, uint64_t id, struct slice terms) {
@@ -147,37 +194,141 @@ bool callback_answer(const struct conn *conn, uint64_t id, struct slice terms) {
         cb = cb->next;
     if (cb && atomic_load(&cb->state) == CALLBACK_WAITING) {
         buf_put(&cb->answer, terms.data, terms.len);
-        callback_queue_locked(cb);
-        next = callbacks.entering ? NULL : callback_next_locked();
+        if (cb->sink) {
+            callback_sink_locked(cb, CALLBACK_ANSWERED);
+        } else {
+            callback_queue_locked(cb);
+            next = callbacks.entering ? NULL : callback_next_locked();
+        }
     }
     pthread_mutex_unlock(&callbacks.lock);
     callback_post(next);
     return cb != NULL;
 }
 
-/* Wakes those that wait over conn, or in the thread. */
-static void callback_wake(const struct conn *conn, unsigned long thread,
-                          enum callback_state state) {
+void callback_answered(void) {
+    if (!atomic_load_explicit(&callbacks.any_due, memory_order_relaxed))
+        return;
     pthread_mutex_lock(&callbacks.lock);
-    for (int i = 0; i < CALLBACK_TABLE; i++)
-        for (struct callback *cb = callbacks.table[i]; cb; cb = cb->next)
-            if ((conn ? cb->conn == conn : cb->thread == thread) &&
-                atomic_load(&cb->state) == CALLBACK_WAITING) {
-                atomic_store(&cb->state, state);
-                sem_post(&cb->woken); /* under the lock, so that it cannot be gone */
-            }
+    callback_wake_sinks_locked();
     pthread_mutex_unlock(&callbacks.lock);
 }
 
-void callback_closed(const struct conn *conn) {
-    callback_wake(conn, 0, CALLBACK_LOST);
+/* Whoever waits for it, if anybody does, is told. */
+static void callback_end_locked(struct callback *cb, enum callback_state state) {
+    if (atomic_load(&cb->state) != CALLBACK_WAITING)
+        return;
+    if (cb->sink) {
+        callback_sink_locked(cb, state);
+    } else {
+        atomic_store(&cb->state, state);
+        sem_post(&cb->woken); /* under the lock, so that it cannot be gone */
+    }
 }
 
+void callback_closed(const struct conn *conn) {
+    pthread_mutex_lock(&callbacks.lock);
+    for (int i = 0; i < CALLBACK_TABLE; i++)
+        for (struct callback *cb = callbacks.table[i]; cb; cb = cb->next)
+            if (cb->conn == conn)
+                callback_end_locked(cb, CALLBACK_LOST);
+    callback_wake_sinks_locked();
+    pthread_mutex_unlock(&callbacks.lock);
+}
+
+/* A sink's calls go on: its thread is to look, and decides. */
 void callback_interrupt(unsigned long thread) {
-    if (callback_count() > 0)
-        callback_wake(NULL, thread, CALLBACK_INTERRUPTED);
+    if (callback_count() == 0)
+        return;
+    pthread_mutex_lock(&callbacks.lock);
+    for (int i = 0; i < CALLBACK_TABLE; i++)
+        for (struct callback *cb = callbacks.table[i]; cb; cb = cb->next)
+            if (cb->sink && cb->sink->thread == thread) {
+                atomic_store(&cb->sink->interrupted, true);
+                callback_sink_due_locked(cb->sink);
+            } else if (!cb->sink && cb->thread == thread) {
+                callback_end_locked(cb, CALLBACK_INTERRUPTED);
+            }
+    callback_wake_sinks_locked();
+    pthread_mutex_unlock(&callbacks.lock);
 }
 
 int callback_count(void) {
     return atomic_load_explicit(&callbacks.count, memory_order_relaxed);
+}
+
+/* Calls that nobody waits for. */
+
+int callback_sink_init(struct callback_sink *sink) {
+    *sink = (struct callback_sink){.ended_end = &sink->ended};
+    return wake_init(&sink->wake);
+}
+
+void callback_sink_done(struct callback_sink *sink) {
+    struct callback_sink **at = &callbacks.due;
+
+    pthread_mutex_lock(&callbacks.lock);
+    while (*at && *at != sink)
+        at = &(*at)->due;
+    if (*at)
+        *at = sink->due;
+    pthread_mutex_unlock(&callbacks.lock);
+    wake_done(&sink->wake);
+}
+
+void callback_begin_in(struct callback *cb, struct conn *conn, struct callback_sink *sink) {
+    *cb = (struct callback){.conn = conn, .sink = sink};
+    callback_add(cb);
+    if (!outbox_is_closed(&conn->out))
+        return;
+    pthread_mutex_lock(&callbacks.lock); /* callback_closed() may have been before */
+    callback_end_locked(cb, CALLBACK_LOST);
+    callback_wake_sinks_locked();
+    pthread_mutex_unlock(&callbacks.lock);
+}
+
+/* The wake is cleared before the lock is taken: what is answered in between is taken here, too. */
+struct callback *callback_take(struct callback_sink *sink, int max) {
+    struct callback *first, *last = NULL;
+
+    wake_clear(&sink->wake);
+    pthread_mutex_lock(&callbacks.lock);
+    first = sink->ended;
+    for (struct callback *cb = first; cb && max > 0; cb = cb->ready, max--) {
+        callback_remove_locked(cb);
+        last = cb;
+    }
+    if (last) {
+        sink->ended = last->ready;
+        last->ready = NULL;
+    }
+    if (!sink->ended)
+        sink->ended_end = &sink->ended;
+    sink->woken = sink->ended != NULL;
+    if (sink->woken)
+        wake_set(&sink->wake);
+    pthread_mutex_unlock(&callbacks.lock);
+    return last ? first : NULL;
+}
+
+struct callback *callback_find(const struct callback_sink *sink, uint64_t id) {
+    struct callback *cb;
+
+    pthread_mutex_lock(&callbacks.lock);
+    cb = *callback_bucket(id);
+    while (cb && (cb->id != id || cb->sink != sink))
+        cb = cb->next;
+    pthread_mutex_unlock(&callbacks.lock);
+    return cb;
+}
+
+bool callback_withdraw(struct callback *cb) {
+    bool waiting;
+
+    pthread_mutex_lock(&callbacks.lock);
+    waiting = atomic_load(&cb->state) == CALLBACK_WAITING;
+    if (waiting)
+        callback_remove_locked(cb);
+    pthread_mutex_unlock(&callbacks.lock);
+    return waiting;
 }

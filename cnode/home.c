@@ -26,6 +26,7 @@ static struct {
     pthread_mutex_t lock; /* guards all below */
     struct home *list;    /* the one attached first is the first */
     char *last;           /* while there is none: the node of the last one */
+    _Atomic int count;
 } homes = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void home_init(void (*attached)(void)) {
@@ -40,8 +41,10 @@ static bool home_remove(const struct conn *c, struct slice pid) {
     while (*at && ((*at)->conn != c || (pid.len > 0 && !slice_equal((*at)->pid, pid))))
         at = &(*at)->next;
     found = *at;
-    if (found)
+    if (found) {
         *at = found->next;
+        atomic_fetch_sub(&homes.count, 1);
+    }
     if (found && !homes.list) {
         free(homes.last);
         homes.last = xstrdup(c->peer);
@@ -67,6 +70,7 @@ static void home_add(struct conn *c, struct slice pid) {
     while (*at)
         at = &(*at)->next;
     *at = h;
+    atomic_fetch_add(&homes.count, 1);
     pthread_mutex_unlock(&homes.lock);
     if (first && homes.attached)
         homes.attached();
@@ -144,6 +148,10 @@ struct conn *home_conn(struct conn *wanted) {
     c = homes.list ? conn_ref(homes.list->conn) : NULL;
     pthread_mutex_unlock(&homes.lock);
     return c;
+}
+
+int home_count(void) {
+    return atomic_load_explicit(&homes.count, memory_order_relaxed);
 }
 
 struct conn *home_conn_to(const char *peer) {
@@ -269,8 +277,9 @@ void home_message(struct conn *c, const struct dist_msg *msg, struct frame *fram
 
     if (msg->payload.data[0] != ETF_LIST) {
         home_take(c, msg->payload, frame, false);
-        return;
+    } else {
+        for (etf_get_list(&at, &n); n > 0 && etf_get_term(&at, &item) == 0; n--)
+            home_take(c, item, frame, true);
     }
-    for (etf_get_list(&at, &n); n > 0 && etf_get_term(&at, &item) == 0; n--)
-        home_take(c, item, frame, true);
+    callback_answered();
 }

@@ -23,6 +23,9 @@ void home_closed(struct conn *c);
 void home_put_ended(struct conn *c, struct slice ref);
 void home_put_started(struct conn *c, struct slice ref);
 
+/* How many homes there are. */
+int home_count(void);
+
 /* The connection to call Erlang over, counted: wanted if it has a home, else that of the first home;
  * NULL if there is none. */
 struct conn *home_conn(struct conn *wanted);

@@ -19,6 +19,7 @@
 
 #include <sched.h>
 #include <semaphore.h>
+#include <unistd.h>
 
 enum { LIMIT = 8, SECONDS = 60 };
 
@@ -379,6 +380,30 @@ static void test_reply(void) {
     callback_end(&lost);
 }
 
+/* Those that nobody waits for are told once a list. */
+static void test_reply_sink(void) {
+    struct callback cb[2], *first;
+    struct callback_sink sink;
+    char text[80];
+    uint64_t times = 0;
+
+    callback_sink_init(&sink);
+    say(&a, "{attach," H "}");
+    for (int i = 0; i < 2; i++)
+        callback_begin_in(&cb[i], home_conn(NULL), &sink);
+    snprintf(text, sizeof text, "[{py_reply,%d,ok,1,[]},{py_reply,%d,ok,2,[]}]", (int)cb[1].id,
+             (int)cb[0].id);
+    say(&a, text);
+    ok(read(sink.wake.fd, &times, sizeof times) == sizeof times && times == 1,
+       "a loop is woken once for all the answers of a list");
+    first = callback_take(&sink, 9);
+    ok(first == &cb[1] && first->ready == &cb[0] && !cb[0].ready, "and gets them in their order");
+    for (int i = 0; i < 2; i++)
+        callback_release(&cb[i]);
+    callback_sink_done(&sink);
+    say(&a, "{detach," H "}");
+}
+
 static void wait_for_no_queue(void) {
     struct pool_numbers n;
     int64_t end = clock_now() + (int64_t)SECONDS * 1000000000;
@@ -558,6 +583,7 @@ static void test_all(void) {
     test_replaced();
     test_detach();
     test_reply();
+    test_reply_sink();
     test_drop_queue();
     test_several();
     test_log();
