@@ -2,7 +2,6 @@
 #include "config.h"
 
 #include "py_callback.h"
-#include "callback.h"
 #include "channels.h"
 #include "clock.h"
 #include "home.h"
@@ -25,15 +24,6 @@ enum {
 
 static _Atomic int py_callback_calls; /* under way */
 
-/* What was asked for. */
-struct py_callback {
-    PyObject *name; /* borrowed */
-    PyObject *args; /* a list */
-    char peer[300]; /* the node to call */
-    bool chosen;    /* by node= */
-    int64_t deadline;
-};
-
 static _Thread_local struct conn *py_callback_conn; /* borrowed: the request has it */
 
 struct conn *py_callback_set_conn(struct conn *conn) {
@@ -45,6 +35,30 @@ struct conn *py_callback_set_conn(struct conn *conn) {
 
 struct conn *py_callback_get_conn(void) {
     return py_callback_conn;
+}
+
+/* A context variable: the name of the node whose request is served; and whether it has ever been set. */
+static PyObject *py_callback_served;
+static bool py_callback_has_served;
+
+int py_callback_init(void) {
+    if (!py_callback_served)
+        py_callback_served = PyContextVar_New("erlang_serves", Py_None);
+    return py_callback_served ? 0 : -1;
+}
+
+int py_callback_share(void) {
+    PyObject *name, *token = NULL;
+
+    if (!py_callback_conn || home_count() < 2)
+        return 0;
+    name = PyUnicode_FromString(py_callback_conn->peer);
+    if (name && outbox_gathers(&py_callback_conn->out))
+        token = PyContextVar_Set(py_callback_served, name);
+    py_callback_has_served = py_callback_has_served || token;
+    Py_XDECREF(name);
+    Py_XDECREF(token);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 /* Raises an ErlangError with that text; steals text. */
@@ -77,8 +91,8 @@ static int py_callback_check_keywords(const char *function, PyObject *kwnames, b
     return 0;
 }
 
-/* The node that was named, or the one whose request this thread serves, or the home. */
-static int py_callback_set_peer(struct py_callback *call, PyObject *node) {
+/* Without a name: the one whose request this thread serves, or the home. */
+static int py_callback_set_peer_to(struct py_callback *call, PyObject *node) {
     const char *name;
 
     if (!node || node == Py_None) {
@@ -102,8 +116,41 @@ static int py_callback_set_peer(struct py_callback *call, PyObject *node) {
         return -1;
     }
     strcpy(call->peer, name);
-    call->chosen = true;
     return 0;
+}
+
+/* The node that was named, or the one whose request this thread serves or that has made its task be, or the
+ * home. */
+static int py_callback_set_peer(struct py_callback *call, PyObject *node) {
+    PyObject *served = NULL;
+    int result;
+
+    if ((!node || node == Py_None) && !py_callback_conn && py_callback_has_served) {
+        if (PyContextVar_Get(py_callback_served, NULL, &served) < 0)
+            return -1;
+        node = served;
+    }
+    result = py_callback_set_peer_to(call, node);
+    Py_XDECREF(served);
+    return result;
+}
+
+int py_callback_set(struct py_callback *call, const char *function, PyObject *name,
+                    PyObject *timeout, PyObject *node) {
+    call->name = name;
+    call->args = NULL;
+    if (!name || !PyUnicode_Check(name)) {
+        PyErr_Format(PyExc_TypeError, "%s() wants the name of a function, a str, first", function);
+        return -1;
+    }
+    if (py_thread_deadline(timeout ? timeout : Py_None, &call->deadline) < 0)
+        return -1;
+    if (io_forked()) {
+        py_callback_fail(PyUnicode_FromString(
+            "this process is a fork of the node: only the node itself can call Erlang"));
+        return -1;
+    }
+    return py_callback_set_peer(call, node);
 }
 
 /* Fills in call; its args are a new reference: 0/-1. */
@@ -111,22 +158,10 @@ static int py_callback_parse(struct py_callback *call, const char *function, boo
                              PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     PyObject *limit = timeout ? py_callback_keyword(args, nargs, kwnames, "timeout") : NULL;
 
-    *call = (struct py_callback){0};
-    if (nargs < 1 || !PyUnicode_Check(args[0])) {
-        PyErr_Format(PyExc_TypeError, "%s() wants the name of a function, a str, first", function);
-        return -1;
-    }
     if (py_callback_check_keywords(function, kwnames, timeout) < 0 ||
-        py_thread_deadline(limit ? limit : Py_None, &call->deadline) < 0)
+        py_callback_set(call, function, nargs > 0 ? args[0] : NULL, limit,
+                        py_callback_keyword(args, nargs, kwnames, "node")) < 0)
         return -1;
-    if (io_forked()) {
-        py_callback_fail(PyUnicode_FromString(
-            "this process is a fork of the node: only the node itself can call Erlang"));
-        return -1;
-    }
-    if (py_callback_set_peer(call, py_callback_keyword(args, nargs, kwnames, "node")) < 0)
-        return -1;
-    call->name = args[0];
     call->args = PyList_New(nargs - 1);
     if (!call->args)
         return -1;
@@ -159,11 +194,11 @@ static int py_callback_put_frame(struct buf *out, size_t begin, const struct py_
 /* The answer. */
 
 /* Raises what Erlang has answered: Class, with Reason and Stack to come. */
-static void py_callback_raise(const struct py_callback *call, struct slice class, struct etf *at) {
+static void py_callback_raise(PyObject *called, struct slice class, struct etf *at) {
     PyObject *reason = NULL, *stack = NULL, *name = NULL;
 
     if (etf_atom_is(class, "not_registered")) {
-        py_callback_fail(PyUnicode_FromFormat("Function '%U' not registered", call->name));
+        py_callback_fail(PyUnicode_FromFormat("Function '%U' not registered", called));
         return;
     }
     reason = py_decode(at, "reason");
@@ -177,8 +212,8 @@ static void py_callback_raise(const struct py_callback *call, struct slice class
     Py_XDECREF(reason);
 }
 
-/* The terms Class, Value and Stack. Class is ok, error, exit or throw, or not_registered. */
-static PyObject *py_callback_value(const struct py_callback *call, struct slice answer) {
+/* Class is ok, error, exit or throw, or not_registered. */
+PyObject *py_callback_value(PyObject *called, struct slice answer) {
     struct etf at = {answer.data, answer.data + answer.len};
     struct slice class;
 
@@ -188,16 +223,16 @@ static PyObject *py_callback_value(const struct py_callback *call, struct slice 
     }
     if (etf_atom_is(class, "ok"))
         return py_decode(&at, "answer");
-    py_callback_raise(call, class, &at);
+    py_callback_raise(called, class, &at);
     return NULL;
 }
 
-static void py_callback_late(const struct py_callback *call) {
-    py_error_raise("TimeoutError", PyUnicode_FromFormat("no answer from '%U' in time", call->name),
+void py_callback_late(PyObject *called) {
+    py_error_raise("TimeoutError", PyUnicode_FromFormat("no answer from '%U' in time", called),
                    NULL, NULL);
 }
 
-static void py_callback_lost(const char *peer) {
+void py_callback_lost(const char *peer) {
     py_callback_fail(PyUnicode_FromFormat("the connection to %s was lost during the call", peer));
 }
 
@@ -215,9 +250,8 @@ static bool py_callback_gather(struct conn *conn, struct buf *item) {
     return gathered;
 }
 
-/* {py_call, Id, Name, Args}: 0/-1. */
-static int py_callback_item(struct buf *item, const struct callback *cb,
-                            const struct py_callback *call) {
+/* {py_call, Id, Name, Args} */
+int py_callback_item(struct buf *item, const struct callback *cb, const struct py_callback *call) {
     etf_put_tuple(item, 4);
     etf_put_atom(item, "py_call");
     etf_put_integer(item, (int64_t)cb->id);
@@ -229,13 +263,18 @@ static int py_callback_item(struct buf *item, const struct callback *cb,
     return -1;
 }
 
-/* {py_drop, Id}: nobody waits for the answer any more. Outside Python. */
+/* {py_drop, Id} */
+void py_callback_drop_item(struct buf *item, const struct callback *cb) {
+    etf_put_tuple(item, 2);
+    etf_put_atom(item, "py_drop");
+    etf_put_integer(item, (int64_t)cb->id);
+}
+
+/* Nobody waits for the answer any more. Outside Python. */
 static void py_callback_drop(const struct callback *cb) {
     struct buf item = {0};
 
-    etf_put_tuple(&item, 2);
-    etf_put_atom(&item, "py_drop");
-    etf_put_integer(&item, (int64_t)cb->id);
+    py_callback_drop_item(&item, cb);
     py_callback_gather(cb->conn, &item);
     buf_done(&item);
 }
@@ -280,7 +319,7 @@ static PyObject *py_callback_shared(struct conn *conn, const struct py_callback 
     if (py_callback_item(&item, &cb, call) == 0) {
         switch (py_callback_wait(&cb, &item, call->deadline)) {
         case CALLBACK_ANSWERED:
-            result = py_callback_value(call, (struct slice){cb.answer.data, cb.answer.len});
+            result = py_callback_value(call->name, (struct slice){cb.answer.data, cb.answer.len});
             break;
         case CALLBACK_LOST:
             py_callback_lost(conn->peer);
@@ -291,7 +330,7 @@ static PyObject *py_callback_shared(struct conn *conn, const struct py_callback 
             break;
         case CALLBACK_WAITING:
             if (!PyErr_Occurred())
-                py_callback_late(call);
+                py_callback_late(call->name);
             break;
         }
     }
@@ -344,7 +383,7 @@ static bool py_callback_ready(struct channel *ch, const struct py_callback *call
         return false;
     default:
         if (call->deadline > 0 && clock_now() >= call->deadline)
-            py_callback_late(call);
+            py_callback_late(call->name);
         else
             py_callback_fail(
                 PyUnicode_FromFormat("the application pynode at %s does not answer", call->peer));
@@ -412,7 +451,7 @@ static PyObject *py_callback_try(struct channel *ch, const struct py_callback *c
         return NULL;
     switch (got) {
     case CHANNEL_ANSWERED:
-        result = py_callback_value(call, ch->answer);
+        result = py_callback_value(call->name, ch->answer);
         break;
     case CHANNEL_RETIRED:
         *end = PY_CALLBACK_AGAIN;
@@ -421,7 +460,7 @@ static PyObject *py_callback_try(struct channel *ch, const struct py_callback *c
         py_callback_ended(ch->answer);
         break;
     case CHANNEL_LATE:
-        py_callback_late(call);
+        py_callback_late(call->name);
         break;
     case CHANNEL_INTERRUPTED:
         py_forget_raised();
@@ -480,7 +519,7 @@ static PyObject *py_callback_any(const struct py_callback *call) {
     if (shared)
         return py_callback_shared(shared, call);
     if (call->deadline > 0 && clock_now() >= call->deadline)
-        py_callback_late(call);
+        py_callback_late(call->name);
     else
         py_callback_fail(PyUnicode_FromString(e.text));
     return NULL;

@@ -14,6 +14,7 @@ struct py_coro {
     const struct request *r; /* borrowed */
     struct proc *process;    /* that it is to Erlang, when it has asked for it; counted */
     py_coro_done *done;      /* NULL: it has been called */
+    bool begun;
     void *arg;
 };
 
@@ -54,6 +55,9 @@ static struct py_coro_step py_coro_enter(struct py_coro *c) {
     step.server = py_server_set_running(c->r->target);
     py_thread_serve(c->r);
     py_thread_set_served(c->process);
+    if (!c->begun && py_callback_share() < 0)
+        PyErr_WriteUnraisable((PyObject *)c);
+    c->begun = true;
     return step;
 }
 
@@ -302,6 +306,7 @@ PyObject *py_coro_new(PyObject *awaitable, const struct request *r, py_coro_done
     c->r = r;
     c->process = NULL;
     c->done = done;
+    c->begun = false;
     c->arg = arg;
     return (PyObject *)c;
 }

@@ -8,6 +8,7 @@
 #include "pool.h"
 #include "procs.h"
 #include "py.h"
+#include "py_async.h"
 #include "py_atom.h"
 #include "py_callback.h"
 #include "py_call.h"
@@ -334,6 +335,7 @@ static PyMethodDef py_module_methods[] = {
     {"_loop_stopping", py_loop_stopping, METH_NOARGS, NULL},
     {"_sleep", py_thread_sleep, METH_O, NULL},
     {"_set_waiting", py_module_waiting, METH_O, NULL},
+    {"_sink", py_async_sink, METH_O, NULL},
     {"_thread_failed", py_thread_failed, METH_O, NULL},
     {"_log", py_log_record, METH_VARARGS, NULL},
     {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},
@@ -354,9 +356,9 @@ static struct PyModuleDef py_module_def = {
 PyMODINIT_FUNC PyInit__erlang(void) {
     PyObject *module = PyModule_Create(&py_module_def);
 
-    if (module &&
-        (py_types_add(module) < 0 || py_executor_add(module) < 0 || py_interrupt_add(module) < 0 ||
-         py_schedule_add(module) < 0 || py_atom_init(py_module_options->max_atoms) < 0))
+    if (module && (py_types_add(module) < 0 || py_executor_add(module) < 0 ||
+                   py_async_add(module) < 0 || py_interrupt_add(module) < 0 ||
+                   py_schedule_add(module) < 0 || py_atom_init(py_module_options->max_atoms) < 0))
         Py_CLEAR(module);
     return module;
 }
@@ -395,7 +397,7 @@ int py_module_load(const struct options *o) {
     request_set_release(py_defer);
     module = PyImport_ImportModule("_erlang");
     if (!module || py_thread_init() < 0 || py_call_init(o) < 0 || py_error_init() < 0 ||
-        py_log_init() < 0 || py_loop_init(o) < 0) {
+        py_callback_init() < 0 || py_log_init() < 0 || py_loop_init(o) < 0) {
         Py_XDECREF(module);
         return -1;
     }

@@ -9,6 +9,7 @@ mailbox until it ends.
 Calling Erlang:
 
     call(name, *args)          the value of a registered Erlang function, or of 'mod:fun'
+    async_call(name, *args)    the same in a coroutine: to be awaited
     cast(name, *args)          has it called, and waits for nothing
     NAME(*args)                the same as call('NAME', *args): erlang.NAME, from erlang import NAME
 
@@ -104,6 +105,7 @@ __all__ = [
     "ProcessError",
     "Ref",
     "TimeoutError",
+    "async_call",
     "atom",
     "call",
     "cast",
@@ -162,6 +164,8 @@ def __getattr__(name):
     """What is imported when it is asked for, and functions of Erlang, each made once."""
     if name == "LogHandler":  # importing logging takes longer than a node's whole start
         from ._logging import LogHandler as value
+    elif name == "async_call":  # and importing asyncio even longer
+        from ._async import async_call as value
     elif name in _MODULES:
         import importlib
 

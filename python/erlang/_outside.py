@@ -16,6 +16,7 @@ __all__ = [
     "Pid",
     "Port",
     "Ref",
+    "async_call",
     "call",
     "cast",
     "consume_time_slice",
@@ -63,6 +64,17 @@ def call(name, *args, timeout=None, node=None):
     8
     """
     return _node("call").call(name, args, timeout, node)
+
+
+async def async_call(name, *args, timeout=None, node=None):
+    """Calls an Erlang function as call() does, for ``await`` in a coroutine: the event loop goes on.
+
+    >>> import asyncio
+    >>> with testing.node(functions={'double_it': lambda x: 2 * x}):
+    ...     asyncio.run(async_call('double_it', 4))
+    8
+    """
+    return await _node("async_call").async_call(name, args, timeout, node)
 
 
 def cast(name, *args, node=None):

@@ -30,7 +30,7 @@ __all__ = ["Call", "Node", "node"]
 _logger = logging.getLogger(__name__)
 
 Call = namedtuple("Call", "name args")
-Call.__doc__ = """What erlang.call and erlang.cast were called with: a name and the list of arguments.
+Call.__doc__ = """What erlang.call, async_call and cast were called with: a name and the list of arguments.
 
     >>> with node(functions={'note': lambda text: None}) as n:
     ...     erlang.note('hello')
@@ -46,7 +46,8 @@ def node(functions=None, *, name="py@test"):
     it raises is the caller's, any other exception is an ErlangError with the exception's type and text
     as reason. name: what erlang.node() gives.
 
-    With a timeout, the function runs in a thread of its own, which is left alone when it is too late.
+    With a timeout, and for async_call, the function runs in a thread of its own, which is left alone when it
+    is too late.
 
     >>> with node(functions={'double_it': lambda x: 2 * x, 'lists:reverse': lambda x: x[::-1]}) as n:
     ...     erlang.call('double_it', 4)
@@ -80,7 +81,7 @@ def _running(functions, name):
 class Node:
     """A pretended node: what node() gives to the with statement.
 
-    ``functions`` can be changed meanwhile. ``calls`` has a Call for each erlang.call and erlang.cast,
+    ``functions`` can be changed meanwhile. ``calls`` has a Call for each erlang.call, async_call and cast,
     ``logs`` the (level, logger, text, meta) of each record of an erlang.LogHandler.
 
     >>> with node() as n:
@@ -164,12 +165,11 @@ class Node:
         """
         self.processes.serve(name, "handle_cast", request, timeout)
 
-    # What erlang.call and erlang.cast do.
+    # What erlang.call, async_call and cast do.
 
     def call(self, name, args, timeout, node):
         """erlang.call."""
-        if timeout is not None and not timeout >= 0:
-            raise ValueError("timeout must not be negative")
+        _check_timeout(timeout)
         name, args = self._request("call", name, args, node)
         function, args = self._function(name, args)
         if timeout is None:
@@ -178,12 +178,29 @@ class Node:
         thread = threading.Thread(target=self._run_apart, args=(outcome, name, function, args), daemon=True)
         thread.start()
         thread.join(min(timeout, threading.TIMEOUT_MAX))
-        if not outcome:
-            raise TimeoutError(f"no answer from '{name}' in time")
-        value, error = outcome[0]
-        if error:
-            raise error
-        return value
+        return _outcome(outcome, name)
+
+    async def async_call(self, name, args, timeout, node):
+        """erlang.async_call: the function runs in a thread of its own, so that the event loop goes on."""
+        import asyncio
+
+        _check_timeout(timeout)
+        name, args = self._request("async_call", name, args, node)
+        function, args = self._function(name, args)
+        loop, ended, outcome = asyncio.get_running_loop(), asyncio.Event(), []
+
+        def run():
+            self._run_apart(outcome, name, function, args)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(ended.set)
+
+        threading.Thread(target=run, daemon=True).start()
+        waiting = loop.create_task(ended.wait())
+        try:
+            await asyncio.wait([waiting], timeout=timeout)
+        finally:
+            waiting.cancel()
+        return _outcome(outcome, name)
 
     def cast(self, name, args, node):
         """erlang.cast: done when it returns, so that a test need not wait."""
@@ -228,3 +245,18 @@ class Node:
             outcome.append((self._run(*call), None))
         except BaseException as e:
             outcome.append((None, e))
+
+
+def _check_timeout(timeout):
+    if timeout is not None and not timeout >= 0:
+        raise ValueError("timeout must not be negative")
+
+
+def _outcome(outcome, name):
+    """What a function that ran in another thread gave, if it has ended."""
+    if not outcome:
+        raise TimeoutError(f"no answer from '{name}' in time")
+    value, error = outcome[0]
+    if error:
+        raise error
+    return value

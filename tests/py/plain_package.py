@@ -1,6 +1,7 @@
 """plain_package - import erlang under plain python3: the names, their errors, examples and stubs."""
 
 import ast
+import asyncio
 import inspect
 import io
 import logging
@@ -19,6 +20,7 @@ from tap import equal, raises
 
 CASES = []
 CALLS = {
+    "async_call": ("f",),
     "call": ("f",),
     "cast": ("f",),
     "consume_time_slice": (50,),
@@ -42,10 +44,16 @@ def case(name):
     return lambda function: CASES.append((name, function))
 
 
+def ended(function, *args):
+    """What it gives; what a coroutine function gives when it is awaited."""
+    given = function(*args)
+    return asyncio.run(given) if inspect.iscoroutine(given) else given
+
+
 @case("what needs a node says so when it is called, and what to do")
 def _():
     for name, args in CALLS.items():
-        e = raises(erlang.ErlangError, getattr(erlang, name), *args, text=f"erlang.{name} works only inside")
+        e = raises(erlang.ErlangError, ended, getattr(erlang, name), *args, text=f"erlang.{name} works only inside")
         for advice in ("`pynode --name NAME@HOST script.py`", "erlang.testing"):
             assert advice in str(e)
         assert isinstance(e, RuntimeError)
@@ -171,7 +179,7 @@ def _():
 
 @case("the stubs have the parameters that the functions have")
 def _():
-    native = defined(stub("_erlang"))
+    native = {**defined(stub("__init__")), **defined(stub("_erlang"))}
     for name in _outside.__all__:
         assert name in native, name
         if name in CALLS or name == "register_converter":

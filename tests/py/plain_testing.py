@@ -1,5 +1,6 @@
 """plain_testing - erlang.testing: pretended functions, processes and servers."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -118,6 +119,55 @@ def _():
             raises(ValueError, call, "quick", timeout=timeout, text="timeout must not be negative")
         gate.set()
         assert done.wait(LIMIT)
+
+
+@case("async_call gives what call gives, each in a thread of its own: the loop goes on")
+def _():
+    async def at_once():
+        return await asyncio.gather(*(erlang.async_call("meet", i) for i in range(10)))
+
+    async def one(*args, **kwargs):
+        return await erlang.async_call(*args, **kwargs)
+
+    meeting = threading.Barrier(10)
+    functions = {"meet": lambda i: (meeting.wait(LIMIT), i)[1], "lists:reverse": lambda x: x[::-1], "fail": {}.__getitem__}
+    with testing.node(functions) as n:
+        equal(asyncio.run(at_once()), list(range(10)))
+        equal(asyncio.run(one("lists", "reverse", [(1, 2)])), (2, 1))
+        equal(asyncio.run(one(Atom("lists:reverse"), [1], timeout=LIMIT, node="erl@host")), [1])
+        equal(asyncio.run(one("lists:reverse", {7}, timeout=float("inf"))), [7])
+        equal(len(n.calls), 13)
+        e = raises(ErlangError, asyncio.run, one("fail", "key"))
+        equal((e.error_class, e.reason), ("error", (Atom("KeyError"), "'key'")))
+        raises(ErlangError, asyncio.run, one("nobody"), text="Function 'nobody' not registered")
+        raises(TypeError, asyncio.run, one(1), text="async_call() wants the name of a function, a str, first")
+        raises(TypeError, asyncio.run, one("fail", object()))
+        raises(ValueError, asyncio.run, one("fail", timeout=-1), text="timeout must not be negative")
+        raises(ValueError, asyncio.run, one("fail", node="erl"), text="node: 'erl' is not NAME@HOST")
+
+
+@case("an async_call whose time is over, or that is cancelled, is left alone")
+def _():
+    gate, done = threading.Event(), threading.Semaphore(0)
+
+    def slow():
+        gate.wait(LIMIT)
+        done.release()
+
+    async def late():
+        e = None
+        try:
+            await erlang.async_call("slow", timeout=0.01)
+        except erlang.TimeoutError as caught:
+            e = caught
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(erlang.async_call("slow"), 0.01)
+        return str(e), len(asyncio.all_tasks())
+
+    with testing.node({"slow": slow}):
+        equal(asyncio.run(late()), ("no answer from 'slow' in time", 1))
+        gate.set()
+        assert done.acquire(timeout=LIMIT) and done.acquire(timeout=LIMIT)
 
 
 @case("a cast calls the function; its errors are logged and not raised")

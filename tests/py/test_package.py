@@ -31,7 +31,10 @@ def _():
     for name in ("Atom", "Bitstring", "Cancelled", "Fun", "Pid", "Port", "Ref"):
         assert getattr(types, name) is getattr(erlang, name) is getattr(_erlang, name)
     native = {name for name in erlang.__all__ if inspect.isbuiltin(getattr(erlang, name))}
-    equal(native, {name for name in erlang._outside.__all__ if inspect.isfunction(getattr(erlang._outside, name))})
+    pretended = {name for name in erlang._outside.__all__ if inspect.isfunction(getattr(erlang._outside, name))}
+    equal(native | {"async_call"}, pretended)
+    assert inspect.iscoroutinefunction(erlang.async_call) and inspect.iscoroutinefunction(erlang._outside.async_call)
+    equal(inspect.signature(erlang.async_call), inspect.signature(erlang._outside.async_call))
 
 
 @case("a name with a NUL in it is refused by send, not cut off there")
