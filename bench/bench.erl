@@ -125,6 +125,9 @@ jobs() ->
           better = lower, target = {at_most, 0.12}, run = fun waiting/1},
      #job{name = "bursts", title = "RSS growth over 30 bursts of 64 new threads", unit = "MiB",
           better = lower, target = {at_most, 0.5}, run = fun bursts/1},
+     #job{name = "async-gather", title = "asyncio.gather of 1000 erlang.async_calls", unit = "calls/s",
+          target = {at_least, 80_000}, run = gathered(1000)},
+     #job{name = "async-gather-50000", title = "the same of 50 000", unit = "calls/s", run = gathered(50_000)},
      #job{name = "cpu", title = "CPU of the called node, 50 callers", unit = "us/call",
           better = lower, run = paired(fun cpu_per_call/2)},
      #job{name = "server", title = "gen_server:call, sequential", unit = "us",
@@ -337,6 +340,14 @@ bursts(#ctx{py_pid = Pid}) ->
 files(Dir) ->
     {ok, Names} = file:list_dir(Dir),
     length(Names).
+
+%% Calls/s of coroutines that call a function here, so many at once.
+gathered(Calls) ->
+    fun(#ctx{rounds = Rounds, quick = Quick}) ->
+        {ok, _} = py:call(bench_fixture, gather_rate, [Calls, 0], #{}, infinity),
+        {[begin {ok, Rate} = py:call(bench_fixture, gather_rate, [Calls, span(Quick) / 1000], #{}, infinity), Rate end
+          || _ <- lists:seq(1, Rounds)], []}
+    end.
 
 server_latency(Node, #ctx{quick = Quick}) ->
     median_us(calls_in_round(Quick), fun() -> gen_server:call({bench_server, Node}, 2.0) end).

@@ -66,6 +66,22 @@ def call_rate(threads, seconds):
     return sum(done) / seconds
 
 
+def gather_rate(calls, seconds):
+    """Calls a second of coroutines, so many at once, again and again for this long."""
+
+    async def main():
+        begin = time.monotonic()
+        n = 0
+        while n == 0 or time.monotonic() < begin + seconds:
+            values = await asyncio.gather(*(erlang.async_call("bench_identity", i) for i in range(calls)))
+            if values != list(range(calls)):
+                raise RuntimeError("another call's answer")
+            n += calls
+        return n / (time.monotonic() - begin)
+
+    return asyncio.run(main())
+
+
 def new_threads(n, name, arg):
     """Seconds until the last of n new threads has its answer."""
     begin = time.monotonic()
