@@ -2,10 +2,13 @@
 #include "config.h"
 
 #include "py_coro.h"
+#include "io.h"
 #include "py_callback.h"
 #include "py_loop.h"
 #include "py_server.h"
 #include "py_thread.h"
+
+#include <unistd.h>
 
 struct py_coro {
     PyObject_HEAD
@@ -66,6 +69,8 @@ static void py_coro_leave(struct py_coro *c, const struct py_coro_step *step) {
     py_thread_serve(NULL);
     py_server_set_running(step->server);
     py_callback_set_conn(step->conn);
+    if (io_forked()) /* it has come back in a child, where there is no node */
+        _exit(0);
     py_loop_took(c->r, step->begun);
 }
 
@@ -309,6 +314,10 @@ PyObject *py_coro_new(PyObject *awaitable, const struct request *r, py_coro_done
     c->begun = false;
     c->arg = arg;
     return (PyObject *)c;
+}
+
+void py_coro_take_process(PyObject *coro) {
+    ((struct py_coro *)coro)->process = py_thread_take_served();
 }
 
 int py_coro_start(PyObject *coro, PyObject *create_task) {

@@ -20,6 +20,9 @@ int py_coro_init(void);
  * done(arg) was called. */
 PyObject *py_coro_new(PyObject *awaitable, const struct request *r, py_coro_done *done, void *arg);
 
+/* What this thread has become to Erlang for the same request is what the coroutine is from here on. */
+void py_coro_take_process(PyObject *coro);
+
 /* Starts the Task that create_task(coro) makes; 0/-1. Cancels it. */
 int py_coro_start(PyObject *coro, PyObject *create_task);
 void py_coro_cancel(PyObject *coro);

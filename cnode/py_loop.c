@@ -242,6 +242,7 @@ static void py_loop_await(struct request *r, PyObject *awaitable) {
         return;
     }
     r->context = Py_NewRef(coro);
+    py_coro_take_process(coro);
     py_thread_serve(NULL);
     if (py_loop_start(coro) < 0) {
         PyErr_Clear();
@@ -251,15 +252,26 @@ static void py_loop_await(struct request *r, PyObject *awaitable) {
     Py_DECREF(coro);
 }
 
+/* It goes on later, with what the marker says, unless it was cancelled meanwhile. */
+static void py_loop_requeue(struct request *r, PyObject *marker) {
+    r->context = marker;
+    if (tasks_requeue(r)) {
+        py_thread_served((struct slice){0});
+        return;
+    }
+    r->context = NULL;
+    Py_DECREF(marker);
+    py_loop_set_cancelled();
+    py_loop_end(r, NULL);
+}
+
 /* A function of r's has come to result, or to the exception that is set. What is to be awaited is, once;
  * what is said to go on elsewhere does. */
 static void py_loop_settle(struct request *r, PyObject *result, bool awaited) {
     if (result && r->options.stream > 0 && !awaited) {
         py_loop_await(r, py_stream_start(r, result));
     } else if (result && py_schedule_is_call(result)) {
-        py_thread_served((struct slice){0});
-        r->context = result;
-        tasks_requeue(r);
+        py_loop_requeue(r, result);
     } else if (result && py_schedule_is_erlang(result)) {
         PyObject *answer = py_schedule_call(result);
 

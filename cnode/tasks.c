@@ -199,13 +199,19 @@ void tasks_end_locked(struct request *r) {
     atomic_fetch_sub_explicit(&tasks.count, 1, memory_order_relaxed);
 }
 
-void tasks_requeue(struct request *r) {
+bool tasks_requeue(struct request *r) {
+    bool wanted;
+
     exec_lock();
-    tasks_untell_locked(r);
-    tasks_unlink_locked(r);
-    exec_pause_locked(r);
-    tasks_append_locked(r);
+    wanted = !r->abandoned;
+    if (wanted) {
+        tasks_untell_locked(r);
+        tasks_unlink_locked(r);
+        exec_pause_locked(r);
+        tasks_append_locked(r);
+    }
     exec_unlock();
+    return wanted;
 }
 
 /* They have begun in their order, so those that are due are the first. */

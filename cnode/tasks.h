@@ -37,8 +37,9 @@ size_t tasks_take(struct request **into, size_t max);
 /* One that has begun and was cancelled since, or has got credit: NULL when there is no more. */
 struct request *tasks_take_told(bool *cancelled);
 
-/* r, which has begun, goes back to those that wait: r->context says how it goes on. */
-void tasks_requeue(struct request *r);
+/* r, which has begun, goes back to those that wait: r->context says how it goes on. False, and it does not,
+ * when nobody waits for it any more. */
+bool tasks_requeue(struct request *r);
 
 /* While this thread looks by itself it need not be woken for what it adds. */
 void tasks_set_looking(bool looking);

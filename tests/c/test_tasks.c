@@ -261,9 +261,14 @@ static void test_requeue(void) {
     push_task(0, "c");
     r = take();
     push_task(0, "d");
-    tasks_requeue(r);
-    ok(readable(), "the loop does the same");
-    is_str(run_all(), "d c", "in the same order");
+    ok(tasks_requeue(r), "the loop puts back what it runs");
+    ok(readable(), "and is woken for it");
+    is_str(run_all(), "d c", "behind all that waits, too");
+    push_task(0, "e");
+    r = take();
+    exec_interrupt(CONN(0), ref_of("e"), &other);
+    ok(!tasks_requeue(r), "but not what was cancelled");
+    end(r);
     is_int(exec_unreported() + exec_queued() + exec_load(), 0, "none is left");
 }
 

@@ -164,9 +164,7 @@ static void fuzz_task(int way) {
         fuzz_hold(cancelled ? r->interrupted : r->credit > 0);
     if (tasks_take(&r, 1) == 0)
         return;
-    if (way == 1)
-        tasks_requeue(r);
-    else
+    if (way != 1 || !tasks_requeue(r))
         fuzz_answer(NULL, r, way);
 }
 

@@ -64,7 +64,9 @@ cases() ->
      {"erlang.run and spawn_task, from workers and on the loop", fun run_and_spawn/1},
      {"erlang.run is cancelled with the call that waits in it", fun run_cancelled/1},
      {"erlang.sleep, plain and awaited", fun sleep/1},
-     {"a task is a process to Erlang", fun process/1}].
+     {"a task is a process to Erlang", fun process/1},
+     {"a task that forks comes back once", fun forks/1},
+     {"what would go on for ever ends when it is cancelled", fun for_ever/1}].
 
 others() ->
     [{"many maps, many items, of all kinds", fun maps_of_all_kinds/0},
@@ -279,7 +281,30 @@ process(L) ->
     ?assert(is_pid(Pid)),
     ?assert(Same),
     Monitor = erlang:monitor(process, Pid),
-    ?assertEqual(noproc, receive {'DOWN', Monitor, process, Pid, Reason} -> Reason after live:ms(5000) -> late end).
+    ?assertEqual(noproc, receive {'DOWN', Monitor, process, Pid, Reason} -> Reason after live:ms(5000) -> late end),
+    {ok, [Other, true]} = run(L, self_and_later, []),
+    ?assert(is_pid(Other) andalso Other =/= Pid).
+
+forks(L) ->
+    ?assertEqual({ok, <<"plain">>}, run(L, fork, [<<"plain">>])),
+    ?assertEqual({ok, <<"coroutine">>}, run(L, async_fork, [<<"coroutine">>])),
+    ?assertEqual({ok, 2}, run(L, double, [1])).
+
+for_ever(L) ->
+    [begin
+         Gate = #{port := Port} = live:gate(),
+         Ref = Begin(Port),
+         live:open(live:entered(Gate)),
+         timer:sleep(20),
+         ok = py:cancel(Ref),
+         ?assertEqual({error, cancelled}, Await(Ref)),
+         live:eventually(fun() -> idle(L) end)
+     end || {Begin, Await} <- [{fun(Port) -> create(L, for_ever, [Port]) end, fun(R) -> py_event_loop:await(R) end},
+                               {fun(Port) -> py:spawn_call(loops, for_ever, [Port], #{}, #{node => L}) end, fun(R) -> py:await(R) end}]].
+
+idle(L) ->
+    #{tasks := Tasks, running := Running, queued := Queued} = rpc:call(name(L), pynode, status, []),
+    Tasks + Running + Queued =:= 0.
 
 %%% ------------------------------------------------------------------ the node
 

@@ -253,6 +253,37 @@ async def async_countdown(n):
     return erlang.schedule_py("loops", "async_countdown", [n - 1]) if n > 0 else "done"
 
 
+def for_ever(port):
+    """Says that it has begun, and goes on and on."""
+    if port:
+        gate.wait(port)
+    return erlang.schedule_py("loops", "for_ever", [None])
+
+
+def fork(how):
+    """Comes back twice."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+    return how
+
+
+async def async_fork(how):
+    await asyncio.sleep(0)
+    return fork(how)
+
+
+def self_and_later():
+    """A plain function that is a process to Erlang before it goes on as a coroutine."""
+    me = erlang.self()
+
+    async def same():
+        await asyncio.sleep(0.01)
+        return [me, erlang.self() == me]
+
+    return same()
+
+
 def to_nowhere():
     return erlang.schedule_py("no_such_module", "f")
 
