@@ -1,7 +1,7 @@
 /* test_io.c - the event loop with a true pool: who leads, peers, ticks, back pressure, the end.
  *
- * The pool's hooks stand for Python: a call answers at once, answers much, or blocks until the main
- * thread lets it go. The main thread plays the peers, over socket pairs. Runs under TSan as well.
+ * The pool's hooks and a thread that runs tasks stand for Python: a call answers at once, answers much, or
+ * blocks until the main thread lets it go. The main thread plays the peers, over socket pairs. Runs under TSan as well.
  */
 #include "config.h"
 
@@ -13,6 +13,7 @@
 #include "procs.h"
 #include "route.h"
 #include "stats.h"
+#include "tasks.h"
 #include "peer.h"
 #include "tap.h"
 #include "term.h"
@@ -141,6 +142,42 @@ static void serve_cb(struct exec_worker *w) {
     }
 }
 
+/* What stands for the event loop. */
+
+static _Atomic bool loop_ends;
+
+static void *loop_main(void *arg) {
+    static const uint8_t normal[] = {ETF_SMALL_ATOM_UTF8, 6, 'n', 'o', 'r', 'm', 'a', 'l'};
+    struct exec_worker me = {.number = 0};
+    struct request *r;
+
+    while (!atomic_load(&loop_ends)) {
+        while (tasks_take(&r, 1) == 1) {
+            struct conn *c = conn_ref(r->conn);
+
+            if (etf_atom_is(r->module, "block"))
+                block();
+            if (exec_claim(r)) {
+                answer(&me, r);
+                route_put(r, &me.out);
+            }
+            io_flush(c);
+            exec_finish(NULL, r);
+            route_ended(r, (struct slice){normal, sizeof normal});
+            conn_unref(c);
+        }
+        io_wait_tasks(tasks_fd(), clock_now() + (int64_t)SECONDS * 1000000000);
+    }
+    buf_done(&me.out);
+    return arg;
+}
+
+static pthread_t loop;
+
+static bool start_loop_cb(void) {
+    return pthread_create(&loop, NULL, loop_main, NULL) == 0;
+}
+
 static bool lead_cb(struct exec_worker *w) {
     return io_lead(w->number);
 }
@@ -224,6 +261,21 @@ static const char *call(int fd, const char *module, const char *function) {
 
 #define ANSWER(value) "{2,''," P "} + {rex," value "}"
 
+/* A task, and its answer. */
+static void ask_task(int fd, const char *module, const char *function) {
+    char payload[160];
+
+    snprintf(payload, sizeof payload, "{call," R ",%s,%s,[],#{loop=>true}}", module, function);
+    say(fd, "{6," P ",'',pynode}", payload);
+}
+
+static const char *task(int fd, const char *module, const char *function) {
+    ask_task(fd, module, function);
+    return hear(fd);
+}
+
+#define TASK_ANSWER(value) "+ {py_response," R ",{ok," value "}}"
+
 static bool logged(const char *text) {
     return peer_logged(log_path, text);
 }
@@ -287,6 +339,61 @@ static void test_io_thread_stands_in(void) {
     is_str(hear(fd), ANSWER("f"), "one has ended");
     is_str(hear(fd), ANSWER("f"), "the other has");
     is_str(call(fd, "m", "h"), ANSWER("h"), "and all is as before");
+    close(fd);
+    close(other);
+}
+
+/* A task or a call, as chance will have it: whether it is a task. */
+static bool ask_any(int fd, unsigned *seed) {
+    bool is_task = rand_r(seed) % 3 > 0;
+
+    (is_task ? ask_task : ask)(fd, "m", "f");
+    return is_task;
+}
+
+/* Of two peers at once: how many answers were wrong. */
+static int mixed(int fd, int other, int times) {
+    unsigned seed = 1;
+    int wrong = 0;
+
+    for (int i = 0; i < times; i++) {
+        bool one = ask_any(fd, &seed), two = ask_any(other, &seed);
+
+        wrong += !strstr(hear(fd), one ? TASK_ANSWER("f") : ANSWER("f"));
+        wrong += !strstr(hear(other), two ? TASK_ANSWER("f") : ANSWER("f"));
+        if (rand_r(&seed) % 50 == 0)
+            moment();
+    }
+    return wrong;
+}
+
+static void test_tasks(void) {
+    int fd = peer("tasks@h"), other = peer("tasks2@h"), wrong = 0;
+
+    has_str(task(fd, "m", "f"), TASK_ANSWER("f"), "a task is run and answered");
+    for (int i = 0; i < 50; i++)
+        wrong += !strstr(task(fd, "m", "g"), TASK_ANSWER("g"));
+    is_int(wrong, 0, "so are others after it");
+    has_str(call(fd, "pynode", "threads"), "state=>idle", "the event loop's thread reads the sockets");
+    is_str(call(fd, "m", "f"), ANSWER("f"), "a call among tasks is run by a worker");
+    has_str(call(fd, "pynode", "threads"), "state=>leading", "who then reads");
+    has_str(task(fd, "m", "f"), TASK_ANSWER("f"), "and leaves that to the loop again");
+    ask_task(fd, "block", "f");
+    ok(wait_for(&inside, 1), "a task blocks the loop");
+    is_str(ping(other), PONG, "the io thread answers a ping");
+    is_str(call(other, "m", "g"), ANSWER("g"), "a worker a call");
+    ask_task(other, "m", "g");
+    is_str(ping(other), PONG, "a task waits");
+    change(&release, 1);
+    has_str(hear(other), TASK_ANSWER("g"), "until the loop goes on");
+    has_str(hear(fd), TASK_ANSWER("f"), "the first has its answer, too");
+    ask(fd, "block", "f");
+    ok(wait_for(&inside, 1), "a call blocks a worker");
+    has_str(task(other, "m", "f"), TASK_ANSWER("f"), "tasks go on");
+    change(&release, 1);
+    is_str(hear(fd), ANSWER("f"), "the call has its answer");
+    is_int(mixed(fd, other, 1500), 0, "3000 tasks and calls of two peers, mixed: each is answered");
+    ok(until(is_empty), "nothing is left");
     close(fd);
     close(other);
 }
@@ -535,6 +642,9 @@ static void test_stop(void) {
     int fd = peer("last@h");
 
     is_str(ping(fd), PONG, "the last peer");
+    atomic_store(&loop_ends, true);
+    tasks_wake();
+    pthread_join(loop, NULL);
     pool_stop_begin();
     io_stop();
     ok(pool_stop_wait(SECONDS), "io_stop() ends every leader");
@@ -584,6 +694,8 @@ static void start(void) {
     route_init("py@h");
     control_init(&facts);
     exec_init(1, 4, 100, &hooks);
+    if (tasks_init(100, start_loop_cb) < 0)
+        tap_bail("no tasks");
     if (io_init(&settings, &e) < 0 || io_start(&e) < 0)
         tap_bail("%s", e.text);
     if (early)
@@ -609,6 +721,7 @@ int main(void) {
     silent = peer("silent@h");
     test_worker_leads();
     test_io_thread_stands_in();
+    test_tasks();
     test_malformed();
     test_find_and_replace();
     test_back_pressure();
