@@ -47,9 +47,7 @@
 -type reason() :: term().
 
 -define(TIMEOUT, 30000).
--define(WATCHED, 40).          % ms after which a caller makes itself known to py_node
 -define(is_limit(T), (T =:= infinity orelse is_integer(T) andalso T >= 0 andalso T =< 16#ffffffff)). % as after's
--define(DIRECT, 6).           % calls in flight up to which each is sent by itself
 
 %%% ------------------------------------------------------------------ calls
 
@@ -60,10 +58,8 @@
 %% {error, {'ValueError', _}} = py:call(math, sqrt, [-1]).
 %% '''
 -spec call(name(), name(), list()) -> result().
-call(Module, Function, Args) when is_atom(Module), is_atom(Function) ->
-    call_at(default, default, Module, Function, Args, #{}, false, ?TIMEOUT);
 call(Module, Function, Args) ->
-    call(Module, Function, Args, #{}).
+    py_call:call(Module, Function, Args).
 
 %% @doc Calls it with keyword arguments.
 %%
@@ -82,12 +78,7 @@ call(Module, Function, Args, Kwargs) ->
 %% '''
 -spec call(name(), name(), list(), kwargs(), timeout() | options()) -> result().
 call(Module, Function, Args, Kwargs, Options) ->
-    case check(Module, Function, Kwargs, Options) of
-        {ok, M, F, {ok, Key, Where, Wire, Queued, Timeout}} ->
-            call_at(Key, Where, M, F, Args, Wire, Queued, Timeout);
-        Error ->
-            Error
-    end.
+    py_call:call(Module, Function, Args, Kwargs, Options).
 
 %% @doc The value of a Python expression.
 %%
@@ -119,7 +110,7 @@ eval(_, _, _) ->
     {error, {bad_option, locals}}.
 
 run_code(Function, Code, Args, Options) ->
-    case text(Code) of
+    case py_call:text(Code) of
         error -> {error, {bad_option, code}};
         Text -> call(builtins, Function, [Text | Args], #{}, Options)
     end.
@@ -144,156 +135,6 @@ exec(Code, Options) ->
     case run_code(exec, Code, [], Options) of
         {ok, _} -> ok;
         Error -> Error
-    end.
-
-%% A call, at one of the nodes of Key.
-call_at(Key, Where, M, F, Args, Wire, Queued, Timeout) ->
-    case pick(py_table:nodes(Key), Wire) of
-        {Node, Pid, Counter} ->
-            case is_process_alive(Pid) of
-                true -> call_node(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout);
-                false -> {error, {node_down, Node, not_started}}
-            end;
-        none ->
-            {error, {node_down, Where, not_started}}
-    end.
-
-%% An alias takes one answer. Nothing is monitored at first, for that costs two signals to the process
-%% that stands for the node; who waits for long does it then, and is told also of an end before that.
-call_node(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout) ->
-    Array = py_counter:array(),
-    {Slot, InFlight} = py_counter:enter(Array, Counter),
-    Ref = erlang:alias([reply]),
-    Call = {call, Ref, M, F, Args, Wire},
-    case send_call(Node, Pid, Call, Queued orelse InFlight > ?DIRECT) of
-        noconnect ->
-            erlang:unalias(Ref),
-            py_counter:leave(Array, Slot),
-            {error, {node_down, Node, not_started}};
-        _ ->
-            receive
-                {py_response, Ref, Result} ->
-                    py_counter:leave(Array, Slot),
-                    Result
-            after min(Timeout, ?WATCHED) ->
-                    wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout)
-            end
-    end.
-
-%% A busy connection must not hold up the caller, who has a limit: the process of the node waits for it.
-send_call(_, Pid, Call, true) ->
-    Pid ! Call;
-send_call(Node, Pid, Call, false) ->
-    case erlang:send({pynode, Node}, Call, [noconnect, nosuspend]) of
-        nosuspend -> Pid ! Call;
-        Sent -> Sent
-    end.
-
-%% The caller makes itself known, so that the call can be cancelled if it dies, and waits on.
-wait_long(Node, Pid, Slot, Ref, MF, Timeout) ->
-    Monitor = erlang:monitor(process, Pid),
-    Timeout =< ?WATCHED orelse (Pid ! {watch, self(), Ref, Slot, MF}),
-    Result = receive
-                 {py_response, Ref, R} ->
-                     R;
-                 {'DOWN', Monitor, process, _, Reason} ->
-                     ended(Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}})
-             after left(Timeout) ->
-                     case ended(Ref, none) of
-                         none -> Pid ! {cancel, Ref, MF}, {error, timeout};
-                         R -> R
-                     end
-             end,
-    erlang:demonitor(Monitor, [flush]),
-    py_counter:leave(py_counter:array(), Slot),
-    Timeout =< ?WATCHED orelse (Pid ! {unwatch, Ref}),
-    Result.
-
-left(infinity) -> infinity;
-left(Timeout) -> max(0, Timeout - ?WATCHED).
-
-%% The alias goes; an answer that came first is the outcome.
-ended(Ref, Outcome) ->
-    erlang:unalias(Ref),
-    receive
-        {py_response, Ref, Result} -> Result
-    after 0 ->
-            Outcome
-    end.
-
-%% One of the nodes: for a queue always the same, as long as it is there; else of two taken at random the
-%% one with fewer calls in flight.
-pick({Entry}, _) ->
-    Entry;
-pick({}, _) ->
-    none;
-pick(Entries, #{queue := Name}) ->
-    {_, Entry} = lists:max([{erlang:phash2({Name, element(1, E)}), E} || E <- tuple_to_list(Entries)]),
-    Entry;
-pick(Entries, _) ->
-    A = element(rand:uniform(tuple_size(Entries)), Entries),
-    B = element(rand:uniform(tuple_size(Entries)), Entries),
-    case py_counter:in_flight(element(3, A)) =< py_counter:in_flight(element(3, B)) of
-        true -> A;
-        false -> B
-    end.
-
-%%% ------------------------------------------------------------------ options
-
-%% What is given with every call: {ok, Module, Function, options/2}, or which of it is wrong.
-check(Module, Function, Kwargs, Options) ->
-    case {name(Module), name(Function), options(Kwargs, Options)} of
-        {error, _, _} -> {error, {bad_option, module}};
-        {_, error, _} -> {error, {bad_option, function}};
-        {M, F, {ok, _, _, _, _, _} = Checked} -> {ok, M, F, Checked};
-        {_, _, Error} -> Error
-    end.
-
-%% The node looks at binaries itself.
-name(Name) when is_atom(Name); is_binary(Name) -> Name;
-name(Name) when is_list(Name) -> text(Name);
-name(_) -> error.
-
-text(Text) ->
-    try unicode:characters_to_binary(Text) of
-        Binary when is_binary(Binary) -> Binary;
-        _ -> error
-    catch
-        error:badarg -> error
-    end.
-
-%% {ok, Key of the table, what to call it, options on the wire, in order, limit}
-options(Kwargs, Timeout) when ?is_limit(Timeout) ->
-    options(Kwargs, #{timeout => Timeout});
-options(Kwargs, Options) when is_map(Kwargs), is_map(Options) ->
-    Wire = case map_size(Kwargs) of
-               0 -> #{};
-               _ -> #{kwargs => Kwargs}
-           end,
-    try maps:fold(fun option/3, {ok, default, default, Wire, false, ?TIMEOUT}, Options)
-    catch
-        throw:{bad_option, Key} -> {error, {bad_option, Key}}
-    end;
-options(Kwargs, _) when not is_map(Kwargs) ->
-    {error, {bad_option, kwargs}};
-options(_, _) ->
-    {error, {bad_option, timeout}}.
-
-option(timeout, T, {ok, K, N, W, Q, _}) when ?is_limit(T) -> {ok, K, N, W, Q, T};
-option(node, N, {ok, _, _, W, Q, T}) when is_atom(N) -> {ok, node_key(N), N, W, Q, T};
-option(strings, S, {ok, K, N, W, Q, T}) when S =:= utf8; S =:= bytes -> {ok, K, N, W#{strings => S}, Q, T};
-option(traceback, true, {ok, K, N, W, Q, T}) -> {ok, K, N, W#{traceback => true}, Q, T};
-option(traceback, false, Acc) -> Acc;
-option(queue, Name, {ok, K, N, W, _, T}) -> {ok, K, N, W#{queue => Name}, true, T};
-option(thread, new, {ok, K, N, W, Q, T}) -> {ok, K, N, W#{thread => new}, Q, T};
-option(executor, blocking, {ok, K, N, W, Q, T}) -> {ok, K, N, W#{executor => blocking}, Q, T};
-option(Key, _, _) -> throw({bad_option, Key}).
-
-%% A node has an @ in its name, the common name of configured ones has none.
-node_key(Node) ->
-    case lists:member($@, atom_to_list(Node)) of
-        true -> {node, Node};
-        false -> {name, Node}
     end.
 
 %%% ------------------------------------------------------------------ without waiting
@@ -323,9 +164,9 @@ cast(Module, Function, Args, Kwargs) ->
 %% '''
 -spec cast(name(), name(), list(), kwargs(), options()) -> ok | {error, {bad_option, term()}}.
 cast(Module, Function, Args, Kwargs, Options) ->
-    case check(Module, Function, Kwargs, Options) of
+    case py_call:check(Module, Function, Kwargs, Options) of
         {ok, M, F, {ok, Key, _, Wire, Queued, _}} ->
-            cast_at(pick(py_table:nodes(Key), Wire), {cast, M, F, Args, Wire}, Queued);
+            cast_at(py_call:pick(py_table:nodes(Key), Wire), {cast, M, F, Args, Wire}, Queued);
         Error ->
             Error
     end.
@@ -347,6 +188,8 @@ cast_at({Node, _, _}, Cast, false) ->
 %% {ok, 3.0} = py:await(Ref).
 %% '''
 -spec spawn_call(name(), name(), list()) -> reference().
+spawn_call(Module, Function, Args) when is_atom(Module), is_atom(Function) ->
+    py_task:start(py_response, self(), Module, Function, Args, {ok, default, default, #{}, false, infinity});
 spawn_call(Module, Function, Args) ->
     spawn_call(Module, Function, Args, #{}).
 
@@ -368,40 +211,14 @@ spawn_call(Module, Function, Args, Kwargs) ->
 %% '''
 -spec spawn_call(name(), name(), list(), kwargs(), timeout() | options()) -> reference().
 spawn_call(Module, Function, Args, Kwargs, Options) ->
-    Ref = erlang:alias([reply]),
-    case check(Module, Function, Kwargs, spawn_options(Options)) of
-        {ok, M, F, {ok, Key, Where, Wire, _, Timeout}} ->
-            Message = {spawn_call, self(), Timeout, {call, Ref, M, F, Args, Wire}},
-            spawn_at(pick(py_table:nodes(Key), Wire), Where, Ref, Message);
-        Error ->
-            Ref ! {py_response, Ref, Error}
-    end,
-    Ref.
+    case py_call:check(Module, Function, Kwargs, spawn_options(Options)) of
+        {ok, M, F, Checked} -> py_task:start(py_response, self(), M, F, Args, Checked);
+        Error -> py_task:refuse(py_response, Error)
+    end.
 
 %% The limit of what nobody may wait for is that of await/1,2, unless one is given.
 spawn_options(Options) when is_map(Options) -> maps:merge(#{timeout => infinity}, Options);
 spawn_options(Timeout) -> Timeout.
-
-spawn_at(none, Where, Ref, _) ->
-    Ref ! {py_response, Ref, {error, {node_down, Where, not_started}}};
-spawn_at({Node, Pid, _}, _, Ref, Message) ->
-    case is_process_alive(Pid) of
-        true -> spawn_there(Node, Pid, Ref, Message);
-        false -> Ref ! {py_response, Ref, {error, {node_down, Node, not_started}}}
-    end.
-
-%% In the table first: if the process of the node has just ended, the coordinator has not seen this
-%% call there, or it has, and then its answer is taken.
-spawn_there(Node, Pid, Ref, Message) ->
-    py_table:add_call(Ref, Pid),
-    Pid ! Message,
-    case is_process_alive(Pid) of
-        true ->
-            ok;
-        false ->
-            py_table:remove_call(Ref),
-            Ref ! {py_response, Ref, {error, {node_down, Node, unknown}}}
-    end.
 
 %% @doc Waits up to 30 s for what `spawn_call' has begun.
 %%
@@ -419,14 +236,7 @@ await(Ref) ->
 %% '''
 -spec await(reference(), timeout()) -> result().
 await(Ref, Timeout) when ?is_limit(Timeout) ->
-    receive
-        {py_response, Ref, Result} -> Result
-    after Timeout ->
-            case ended(Ref, none) of
-                none -> cancel(Ref), {error, timeout};
-                Result -> Result
-            end
-    end;
+    py_task:await(Ref, Timeout);
 await(_, _) ->
     {error, {bad_option, timeout}}.
 
@@ -440,10 +250,7 @@ await(_, _) ->
 %% '''
 -spec cancel(reference()) -> ok.
 cancel(Ref) ->
-    case py_table:call(Ref) of
-        {ok, Pid} -> Pid ! {cancel_call, Ref}, ok;
-        none -> ok
-    end.
+    py_task:cancel(Ref).
 
 %% @doc Several calls at once, as `{Module, Function, Args}' or with keyword arguments. The answers are
 %% in the order of the calls, each as `call/3' would give it.
@@ -465,28 +272,14 @@ parallel(Calls) ->
 -spec parallel([{name(), name(), list()} | {name(), name(), list(), kwargs()}], timeout() | options()) ->
           {ok, [result()]} | {error, {bad_option, term()}}.
 parallel(Calls, Options) ->
-    case {are_calls(Calls), options(#{}, Options)} of
-        {true, {ok, _, _, _, _, Limit}} -> {ok, all(Calls, Options, Limit)};
-        {true, Error} -> Error;
+    gather(Calls, py_call:options(#{}, Options)).
+
+gather(Calls, Checked) ->
+    case {py_task:are_calls(Calls), Checked} of
+        {true, {error, _}} -> Checked;
+        {true, _} -> {ok, py_task:gather(Calls, Checked)};
         {false, _} -> {error, {bad_option, calls}}
     end.
-
-are_calls([Call | Calls]) when tuple_size(Call) =:= 3; tuple_size(Call) =:= 4 -> are_calls(Calls);
-are_calls(Rest) -> Rest =:= [].
-
-all(Calls, Options, Limit) ->
-    Refs = [begin_one(Call, Options) || Call <- Calls],
-    End = case Limit of
-              infinity -> infinity;
-              _ -> erlang:monotonic_time(millisecond) + Limit
-          end,
-    [await(Ref, until(End)) || Ref <- Refs].
-
-begin_one({M, F, A}, Options) -> spawn_call(M, F, A, #{}, Options);
-begin_one({M, F, A, K}, Options) -> spawn_call(M, F, A, K, Options).
-
-until(infinity) -> infinity;
-until(End) -> max(0, End - erlang:monotonic_time(millisecond)).
 
 %%% ------------------------------------------------------------------ functions for Python
 
@@ -528,7 +321,7 @@ unregister_function(Name) ->
 named(Name, Do) when is_atom(Name) ->
     Do(atom_to_binary(Name));
 named(Name, Do) ->
-    case text(Name) of
+    case py_call:text(Name) of
         error -> {error, {bad_option, name}};
         Binary -> Do(Binary)
     end.
@@ -738,7 +531,7 @@ reload(Module) ->
 %% '''
 -spec reload(node() | atom(), name()) -> ok | {error, reason()}.
 reload(Node, Module) ->
-    case name(Module) of
+    case py_call:name(Module) of
         error -> {error, {bad_option, module}};
         Name -> reload_at(Node, Name)
     end.
@@ -782,7 +575,7 @@ stop_queue(Name, Options) when is_map(Options) ->
             ok;
         {error, timeout} ->
             Key = case Options of
-                      #{node := Node} -> node_key(Node);
+                      #{node := Node} -> py_call:node_key(Node);
                       #{} -> default
                   end,
             [Pid ! {drop_queue, Name} || {_, Pid, _} <- tuple_to_list(py_table:nodes(Key))],

@@ -114,9 +114,10 @@ init(Options) ->
 %% If this process had ended, its nodes have lived on, and are taken over; calls under way end.
 -spec handle_continue(start, #s{}) -> {noreply, #s{}}.
 handle_continue(start, S = #s{options = #{nodes := Specs}, wanted = Wanted}) ->
-    [py_node:detach(Pid) || {_, Pid, _, _} <- supervisor:which_children(py_node_sup), is_pid(Pid)],
+    [begin erlang:monitor(process, Pid), py_node:detach(Pid) end
+     || {_, Pid, _, _} <- supervisor:which_children(py_node_sup), is_pid(Pid)],
     [erlang:send_after(?FORGET, self(), {forget, Pid}) || Pid <- py_table:pids()],
-    [answer_gone(Ref, default, Pid, noproc) || {Ref, Pid} <- py_table:calls(), not is_process_alive(Pid)],
+    [answer_gone(default, Pid, noproc) || Pid <- py_table:pids_of_calls(), not is_process_alive(Pid)],
     [self() ! {retry, Node} || Node <- maps:keys(Wanted)],
     Running = [{maps:get(node, Info), Pid, Info}
                || {_, Pid, _, _} <- supervisor:which_children(py_port_sup), is_pid(Pid), Info <- port_info(Pid)],
@@ -227,7 +228,7 @@ handle_info({py_cast, Name, Args}, S) when is_binary(Name), is_list(Args) ->
 handle_info({'DOWN', Monitor, process, Pid, Reason}, S = #s{nodes = Nodes}) ->
     case [Node || {Node, #node{monitor = M}} <- maps:to_list(Nodes), M =:= Monitor] of
         [Node] -> {noreply, settle(node_down(Node, Pid, Reason, S))};
-        [] -> {noreply, settle(publish(port_down(Pid, Reason, S)))}
+        [] -> answer_gone(default, Pid, Reason), {noreply, settle(publish(port_down(Pid, Reason, S)))}
     end;
 handle_info({retry, Node}, S = #s{nodes = Nodes, wanted = Wanted}) ->
     case [Pid || {Pid, #port{node = N}} <- maps:to_list(S#s.ports), N =:= Node] of
@@ -249,8 +250,7 @@ handle_info(_Late, S) ->
 %% Begins to attach; a process of an earlier life of the same node is on its way out.
 attach(Node, Source, Waiting, S = #s{nodes = Nodes}) ->
     case Nodes of
-        #{Node := #node{pid = Old, monitor = M, waiting = Before}} ->
-            erlang:demonitor(M, [flush]),
+        #{Node := #node{pid = Old, waiting = Before}} ->
             py_node:detach(Old),
             attach(Node, Source, Waiting ++ Before, node_gone(Node, Old, {shutdown, detached}, S));
         _ ->
@@ -288,18 +288,16 @@ retry(Node, Pause, S) ->
 reason({shutdown, Reason}) -> Reason;
 reason(Reason) -> Reason.
 
-%% What spawn_call has begun there is answered, if nobody has done it. The node is told, if it lives: a
-%% process that was killed could not, and the node would take it for its home for ever. The counter is
-%% kept for a while: callers that learn of the end late count themselves off.
+%% What has begun there is answered, if py_home has not done it. The counter is kept for a while: callers that
+%% learn of the end late count themselves off.
 node_gone(Node, Pid, Reason, S = #s{nodes = Nodes}) ->
-    [answer_gone(Ref, Node, Pid, Reason) || Ref <- py_table:calls_of(Pid)],
-    erlang:send({pynode, Node}, {detach, Pid}, [noconnect, nosuspend]),
+    answer_gone(Node, Pid, Reason),
     erlang:send_after(?FORGET, self(), {forget, Pid}),
     publish(S#s{nodes = maps:remove(Node, Nodes)}).
 
-answer_gone(Ref, Node, Pid, Reason) ->
-    Ref ! {py_response, Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}}},
-    py_table:remove_call(Ref).
+answer_gone(Node, Pid, Reason) ->
+    py_table:answer_calls([{Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}}}
+                           || Ref <- py_table:calls_of(Pid)]).
 
 %% What the user has said of a node that is not configured, which outlives this process: to be connected,
 %% to be left alone, or nothing.

@@ -6,19 +6,27 @@
 %%
 %%      {call, Ref, M, F, Args, Opts}    from callers: goes to the node as it is, with others
 %%      {cast, M, F, Args, Opts}         the same
-%%      {spawn_call, Owner, Timeout, Call}   Call as above; the answer goes to its Ref in any case
+%%      {begin_call, Owner, Call}        Call as above; its row is in py_table, where its answer goes from
+%%      {expect, Owner}                  who will send this:
+%%      {begin_calls, Owner, [Call]}
 %%      {cancel, Ref, {M, F}}            the caller no longer waits
-%%      {cancel_call, Ref}               for whoever has this spawn_call: it ends in {error, cancelled}
+%%      {cancel_call, Ref}               of those that have a row: it ends in {error, cancelled}
+%%      {call_timeout, Ref}              the same, in {error, timeout}
+%%      {drop_call, Row}                 whoever sends this has taken the row: the call is cancelled
 %%      {drop_queue, Name}
 %%      {sent, Sender}                   of its own: the connection takes messages again
 %%      {watch, Pid, Ref, Slot, {M, F}}  Pid has waited for long: it is monitored from here on
 %%      {unwatch, Ref}
 %%      {info, Ref}                      what it knows, to that alias
+%%      sweep                            of its own: owners have died
 %%
 %%      {{py_done, Id}, _, process, _, Outcome}   a function that Python has called has ended
 %%
-%% and from the node lists of {Ref, Result}, {started, Ref}, {ended, Ref}, {log, ...}, {py_call, ...}, {py_drop, ...}
-%% (docs/protocol.md, "The application pynode").
+%% and of py_home, which has what the node sends (docs/protocol.md, "The application pynode"),
+%%
+%%      {home, Items, Ended}             a list has come; Items are {started, Ref}, {ended, Ref}, {log, ...},
+%%                                       {py_call, ...}, {py_drop, ...}
+%%      {ended, [{Owner, Count}]}        so many of the owner's calls have been answered
 -module(py_node).
 
 -export([start_link/2, init/3]).
@@ -32,6 +40,7 @@
 -define(SMALL, 4096).          % one for each so many bytes of its arguments
 -define(AHEAD, 2).             % batches on their way, one that the node runs and one that it finds next
 -define(PATIENCE, 1).          % ms that requests wait for others while a batch is on its way
+-define(HEAP, 20000).          % words: so much garbage is made in no time
 -define(ATTACH_LIMIT, 10000).
 -define(STUCK, 5000).          % after which a cancelled call that has not ended is logged
 -define(TURN, 5000).           % of the two counters
@@ -40,11 +49,13 @@
             to :: {pynode, node()},
             options :: options(),
             counter :: py_counter:counter(),
+            home :: pid(),
             asked = 0 :: non_neg_integer(),  % batches on their way, less messages that have come back
             started = #{} :: #{reference() => true},
-            calls = #{} :: #{reference() => call()},        % of spawn_call
             watched = #{} :: #{reference() => watched()},
-            owners = #{} :: #{reference() => reference()},  % monitor => call, of both
+            watchers = #{} :: #{reference() => reference()}, % monitor => what is watched
+            dead = #{} :: #{pid() => true},    % owners whose calls are still to be cancelled
+            pause = 0 :: non_neg_integer(),    % ms until that is done, for it walks through all calls
             cancelled = #{} :: #{reference() => {mf(), [reference()]}},
             functions = #{} :: #{integer() => pid()},   % that Python has called and waits for
             urgent = false :: boolean(),                % somebody in Python waits for what is gathered
@@ -53,7 +64,6 @@
             unsent = [] :: [term()]}).      % messages behind that one, newest first
 
 -type mf() :: {atom() | binary(), atom() | binary()}.
--type call() :: {Monitor :: reference(), Timer :: reference() | none, mf()}.
 -type watched() :: {Monitor :: reference(), py_counter:slot(), mf()}.
 
 %%% ------------------------------------------------------------------ start and end
@@ -61,7 +71,7 @@
 -spec start_link(node(), options()) -> {ok, pid()}.
 start_link(Node, Options) ->
     {ok, proc_lib:spawn_opt(?MODULE, init, [self(), Node, Options],
-                            [link, {message_queue_data, off_heap}])}.
+                            [link, {message_queue_data, off_heap}, {min_heap_size, ?HEAP}])}.
 
 %% Leaves the node alone; calls under way end as if it had gone.
 -spec detach(pid()) -> ok.
@@ -87,30 +97,28 @@ init(Parent, Node, Options) ->
     To = {pynode, Node},
     Monitor = erlang:monitor(process, To), % its end is the connection's
     put(monitor, Monitor),
+    put(owners, 0),
+    put(rows, atomics:new(1, [])),
     Counter = py_counter:new(),
-    To ! {attach, self()},
+    {Home, HomeMonitor} = py_home:start(Node, get(rows)),
+    put(home, HomeMonitor),
+    To ! {attach, Home},
     receive
         {py_attached, Info} ->
             py_coordinator:attached(self(), Node, Info, Counter),
             erlang:send_after(?TURN, self(), turn),
-            loop(#s{node = Node, to = To, options = Options, counter = Counter});
+            loop(#s{node = Node, to = To, options = Options, counter = Counter, home = Home});
         {'DOWN', Monitor, process, _, noconnection} ->
             exit({shutdown, {not_reachable, Node}});
-        {'DOWN', Monitor, process, _, _} ->
+        {'DOWN', _, process, _, _} ->
             exit({shutdown, {not_a_python_node, Node}});
         {'EXIT', Parent, Reason} ->
-            give_up(To, Reason);
+            exit(Reason);
         detach ->
-            give_up(To, {shutdown, detached})
+            exit({shutdown, detached})
     after ?ATTACH_LIMIT ->
-            give_up(To, {shutdown, {not_a_python_node, Node}})
+            exit({shutdown, {not_a_python_node, Node}})
     end.
-
-%% The node may have this process for its home already, and would not look for another one.
--spec give_up({pynode, node()}, term()) -> no_return().
-give_up(To, Reason) ->
-    erlang:send(To, {detach, self()}, [noconnect, nosuspend]),
-    exit(Reason).
 
 %%% ------------------------------------------------------------------ the loop
 
@@ -134,29 +142,47 @@ drain(Batch, N, S = #s{asked = Asked}) ->
 
 take(Call, Batch, N, S) when element(1, Call) =:= call ->
     drain([Call | Batch], N + weight(element(5, Call), element(6, Call)), S);
-take(Items, Batch, N, S = #s{asked = Asked}) when is_list(Items) ->
-    drain(Batch, N, spread(Items, S#s{asked = max(0, Asked - 1)}));
+take({home, Items, Ended}, Batch, N, S = #s{asked = Asked}) ->
+    all_ended(Ended),
+    drain(Batch, N, hear(Items, S#s{asked = max(0, Asked - 1)}));
 take(Cast, Batch, N, S) when element(1, Cast) =:= cast ->
     drain([Cast | Batch], N + weight(element(4, Cast), element(5, Cast)), S);
-take({spawn_call, Owner, Timeout, Call}, Batch, N, S) ->
-    drain([Call | Batch], N + weight(element(5, Call), element(6, Call)), begin_call(Owner, Timeout, Call, S));
-take({cancel, Ref, MF}, Batch, _N, S) ->
-    cancel(Ref, MF, Batch, S);
+take({begin_call, Owner, Call}, Batch, N, S) ->
+    begun(Owner, 1),
+    drain([Call | Batch], N + weight(element(5, Call), element(6, Call)), S);
+take({expect, Owner}, Batch, N, S) ->
+    begun(Owner, 1), % so that it is missed if it dies before
+    drain(Batch, N, S);
+take({begin_calls, Owner, Calls}, Batch, N, S) ->
+    begun(Owner, length(Calls)),
+    ended(Owner, 1),
+    add_all(Calls, Batch, N, S);
+take({cancel, Ref, MF}, Batch, N, S) ->
+    cancel(Ref, MF, Batch, N, S);
+take({ended, Ended}, Batch, N, S) ->
+    all_ended(Ended),
+    drain(Batch, N, S);
 take({cancel_call, Ref}, Batch, N, S) ->
     cancel_call(Ref, cancelled, Batch, N, S);
 take({call_timeout, Ref}, Batch, N, S) ->
     cancel_call(Ref, timeout, Batch, N, S);
+take({drop_call, {Ref, _, Owner, _, M, F, _}}, Batch, N, S) ->
+    ended(Owner, 1),
+    cancel(Ref, {M, F}, Batch, N, S);
 take({drop_queue, _} = Drop, Batch, _N, S) ->
     loop(flush([Drop | Batch], S));
 take({watch, Pid, Ref, Slot, MF}, Batch, N, S) ->
     drain(Batch, N, watch(Pid, Ref, Slot, MF, S));
 take({unwatch, Ref}, Batch, N, S) ->
     drain(Batch, N, unwatch(Ref, S));
-take({'DOWN', Monitor, process, _, _}, Batch, N, S) ->
-    case get(monitor) of
-        Monitor -> finish({node_down, S#s.node, S#s.started}, Batch, S);
-        _ -> owner_down(Monitor, Batch, N, S)
+take({'DOWN', Monitor, process, Pid, _}, Batch, N, S) ->
+    case {get(monitor), get(home)} of
+        {Monitor, _} -> finish({node_down, S#s.node, S#s.started}, Batch, S);
+        {_, Monitor} -> finish(home_down, Batch, S);
+        _ -> down(Monitor, Pid, Batch, N, S)
     end;
+take(sweep, Batch, _N, S) ->
+    sweep(Batch, S);
 take({stuck, Ref}, Batch, N, S) ->
     drain(Batch, N, stuck(Ref, S));
 take({kill, Ref}, Batch, N, S) ->
@@ -166,6 +192,7 @@ take({sent, Sender}, Batch, N, S = #s{sender = Sender, unsent = Unsent}) ->
 take(turn, Batch, N, S = #s{counter = Counter, watched = Watched}) ->
     py_counter:turn(Counter, [Slot || {_, Slot, _} <- maps:values(Watched)]),
     erlang:send_after(?TURN, self(), turn),
+    forget_owners(),
     orphans(Batch, N, S);
 take({'EXIT', Parent, Reason}, Batch, N, S) ->
     case get(parent) of
@@ -181,21 +208,37 @@ take({{py_done, Id}, _, process, _, Reason}, Batch, N, S = #s{functions = Functi
         error ->
             drain(Batch, N, S)
     end;
-take({info, Ref}, Batch, N, S) ->
-    Ref ! {Ref, #{started => maps:keys(S#s.started), calls => maps:keys(S#s.calls),
+take({info, Ref}, Batch, _N, S0) ->
+    S = flush(Batch, S0), % what was asked for before has been done
+    Ref ! {Ref, #{started => maps:keys(S#s.started), calls => py_table:calls_of(self()),
                   watched => maps:keys(S#s.watched), cancelled => maps:keys(S#s.cancelled)}},
-    drain(Batch, N, S);
+    loop(S);
 take(detach, Batch, _N, S) ->
     leave({shutdown, detached}, Batch, S);
 take(_Late, Batch, N, S) -> % a second py_attached, an answer of a library that timed out
     drain(Batch, N, S).
 
-%% One message to the node. A single call needs no list: its answer then goes straight to its alias.
+%% Several calls that have come in one message, cut into batches like others.
+add_all(Calls, Batch, N, S) when N >= ?BATCH ->
+    add_all(Calls, [], 0, flush(Batch, S));
+add_all([Call | Calls], Batch, N, S) ->
+    add_all(Calls, [Call | Batch], N + weight(element(5, Call), element(6, Call)), S);
+add_all([], Batch, N, S) ->
+    drain(Batch, N, S).
+
+%% One message to the node. A single call needs no list: its answer then goes straight to its alias. A
+%% call that has a row has none: py_home answers it.
 flush([], S) ->
     S;
-flush([{call, Ref, _, _, _, _} = Call], S = #s{calls = Calls}) when not is_map_key(Ref, Calls) ->
-    send(Call, S);
-flush(Batch, S = #s{asked = Asked}) ->
+flush([{call, Ref, _, _, _, _} = Call] = Batch, S) ->
+    case has_calls() andalso py_table:is_call(Ref) of
+        true -> flush_list(Batch, S);
+        false -> send(Call, S)
+    end;
+flush(Batch, S) ->
+    flush_list(Batch, S).
+
+flush_list(Batch, S = #s{asked = Asked}) ->
     Sent = send(lists:reverse(Batch), S#s{urgent = false}),
     case lists:any(fun is_answered/1, Batch) of
         true -> Sent#s{asked = min(?AHEAD, Asked + 1)};
@@ -234,93 +277,126 @@ bytes([Arg | Args], N) when is_integer(Arg), abs(Arg) < 1 bsl 32; is_float(Arg);
 bytes([Arg | Args], N) -> bytes(Args, N + erlang:external_size(Arg));
 bytes(_, N) -> N.
 
-%% What comes back: answers to their aliases, and what the node tells of itself.
-spread([{Ref, Result} | Items], S = #s{calls = Calls}) when is_reference(Ref) ->
-    Ref ! {py_response, Ref, Result},
-    case Calls of
-        #{Ref := Call} -> spread(Items, end_call(Ref, Call, S));
-        _ -> spread(Items, S)
-    end;
-spread([{started, Ref} | Items], S = #s{started = Started}) ->
-    spread(Items, S#s{started = Started#{Ref => true}});
-spread([{ended, Ref} | Items], S = #s{started = Started}) ->
-    spread(Items, untrack(Ref, S#s{started = maps:remove(Ref, Started)}));
-spread([{py_call, Id, Name, Args} | Items], S = #s{functions = Functions}) ->
+%% What the node tells of itself.
+hear([{started, Ref} | Items], S = #s{started = Started}) ->
+    hear(Items, S#s{started = Started#{Ref => true}});
+hear([{ended, Ref} | Items], S = #s{started = Started}) ->
+    hear(Items, untrack(Ref, S#s{started = maps:remove(Ref, Started)}));
+hear([{py_call, Id, Name, Args} | Items], S = #s{functions = Functions}) ->
     Pid = py_handler:start_call({py_done, Id}, Name, Args),
-    spread(Items, S#s{functions = Functions#{Id => Pid}});
-spread([{py_drop, Id} | Items], S = #s{functions = Functions}) ->
+    hear(Items, S#s{functions = Functions#{Id => Pid}});
+hear([{py_drop, Id} | Items], S = #s{functions = Functions}) ->
     case maps:take(Id, Functions) of
-        {Pid, Left} -> exit(Pid, kill), spread(Items, S#s{functions = Left});
-        error -> spread(Items, S)
+        {Pid, Left} -> exit(Pid, kill), hear(Items, S#s{functions = Left});
+        error -> hear(Items, S)
     end;
-spread([Log | Items], S) when element(1, Log) =:= log ->
+hear([Log | Items], S) when element(1, Log) =:= log ->
     py_log:log(S#s.node, Log),
-    spread(Items, S);
-spread([_Unknown | Items], S) -> % of a newer node
-    spread(Items, S);
-spread([], S) ->
+    hear(Items, S);
+hear([_Unknown | Items], S) -> % of a newer node
+    hear(Items, S);
+hear([], S) ->
     S.
 
-%%% ------------------------------------------------------------------ spawn_call
+%%% ------------------------------------------------------------------ calls that have a row
 
-begin_call(Owner, Timeout, {call, Ref, M, F, _, _}, S = #s{calls = Calls, owners = Owners}) ->
-    Monitor = erlang:monitor(process, Owner),
-    Timer = case Timeout of
-                infinity -> none;
-                _ -> erlang:send_after(Timeout, self(), {call_timeout, Ref})
-            end,
-    S#s{calls = Calls#{Ref => {Monitor, Timer, {M, F}}}, owners = Owners#{Monitor => Ref}}.
+%% Owners are monitored once, and counted in the process dictionary, which makes no garbage:
+%% Owner => [Monitor | how many of its calls have no answer], and how many owners have such calls.
+begun(Owner, Count) ->
+    case get(Owner) of
+        [Monitor | 0] -> put(Owner, [Monitor | Count]), count_owner(1);
+        [Monitor | Before] -> put(Owner, [Monitor | Before + Count]);
+        undefined -> put(Owner, [watch_owner(Owner) | Count]), count_owner(1)
+    end.
 
-end_call(Ref, {Monitor, Timer, _}, S = #s{calls = Calls, owners = Owners}) ->
-    erlang:demonitor(Monitor, [flush]),
-    Timer =:= none orelse erlang:cancel_timer(Timer),
-    py_table:remove_call(Ref),
-    S#s{calls = maps:remove(Ref, Calls), owners = maps:remove(Monitor, Owners)}.
+watch_owner(none) -> none;
+watch_owner(Owner) -> erlang:monitor(process, Owner).
 
-%% Answers it here and now; the node is told to stop.
-cancel_call(Ref, Why, Batch, N, S = #s{calls = Calls}) ->
-    case Calls of
-        #{Ref := Call} ->
-            Ref ! {py_response, Ref, {error, Why}},
-            cancel(Ref, element(3, Call), Batch, end_call(Ref, Call, S));
+all_ended(Ended) ->
+    [ended(Owner, Count) || {Owner, Count} <- Ended, Count > 0].
+
+ended(Owner, Count) ->
+    case get(Owner) of
+        [Monitor | Count] -> put(Owner, [Monitor | 0]), count_owner(-1);
+        [Monitor | Before] -> put(Owner, [Monitor | Before - Count]);
+        undefined -> ok % it has died
+    end.
+
+count_owner(Change) ->
+    Owners = get(owners) + Change,
+    put(owners, Owners),
+    atomics:put(get(rows), 1, Owners).
+
+has_calls() -> get(owners) > 0.
+
+%% Those who have not begun anything lately are not monitored any more.
+forget_owners() ->
+    [begin erlang:demonitor(Monitor, [flush]), erase(Owner) end || {Owner, [Monitor | 0]} <- get(), is_pid(Owner)].
+
+%% The node is told to stop. If its answer comes first all the same, that is the outcome.
+cancel_call(Ref, Why, Batch, N, S = #s{home = Home, cancelled = Cancelled}) ->
+    case py_table:call(Ref) of
+        {_, _, _, _, M, F, _} when not is_map_key(Ref, Cancelled) ->
+            Home ! {answer, Ref, {error, Why}},
+            cancel(Ref, {M, F}, Batch, N, S);
         _ ->
             drain(Batch, N, S)
     end.
 
+owner_down(Owner, S = #s{dead = Dead}) ->
+    case erase(Owner) of
+        [_ | Count] when Count > 0 ->
+            count_owner(-1),
+            map_size(Dead) =:= 0 andalso erlang:send_after(S#s.pause, self(), sweep),
+            S#s{dead = Dead#{Owner => true}};
+        _ ->
+            S
+    end.
+
+%% The calls of all that have died meanwhile. The next time waits ten times as long as this one took.
+sweep(Batch, S = #s{dead = Dead}) ->
+    Begin = erlang:monotonic_time(),
+    Rows = [Row || Ref <- py_table:calls_of(self(), Dead), Row <- [py_table:take_call(Ref)], Row =/= none],
+    Cancelled = [{cancel, element(1, Row)} || Row <- Rows],
+    Track = fun({Ref, _, _, _, M, F, _}, Acc) -> track(Ref, {M, F}, Acc) end,
+    Tracked = lists:foldl(Track, S, Rows),
+    Took = erlang:convert_time_unit(erlang:monotonic_time() - Begin, native, microsecond),
+    loop(flush(Cancelled ++ Batch, Tracked#s{dead = #{}, pause = min(1000, Took div 100)})).
+
 %%% ------------------------------------------------------------------ callers that wait for long
 
-watch(Pid, Ref, Slot, MF, S = #s{watched = Watched, owners = Owners}) ->
+watch(Pid, Ref, Slot, MF, S = #s{watched = Watched, watchers = Watchers}) ->
     Monitor = erlang:monitor(process, Pid),
-    S#s{watched = Watched#{Ref => {Monitor, Slot, MF}}, owners = Owners#{Monitor => Ref}}.
+    S#s{watched = Watched#{Ref => {Monitor, Slot, MF}}, watchers = Watchers#{Monitor => Ref}}.
 
-unwatch(Ref, S = #s{watched = Watched, owners = Owners}) ->
+unwatch(Ref, S = #s{watched = Watched, watchers = Watchers}) ->
     case Watched of
         #{Ref := {Monitor, _, _}} ->
             erlang:demonitor(Monitor, [flush]),
-            S#s{watched = maps:remove(Ref, Watched), owners = maps:remove(Monitor, Owners)};
+            S#s{watched = maps:remove(Ref, Watched), watchers = maps:remove(Monitor, Watchers)};
         _ ->
             S
     end.
 
 %% Nobody waits any more: the call is cancelled, and counted off if it was counted.
-owner_down(Monitor, Batch, N, S = #s{owners = Owners, watched = Watched, calls = Calls}) ->
-    case Owners of
-        #{Monitor := Ref} when is_map_key(Ref, Watched) ->
+down(Monitor, Pid, Batch, N, S = #s{watchers = Watchers, watched = Watched}) ->
+    case Watchers of
+        #{Monitor := Ref} ->
             #{Ref := {_, Slot, MF}} = Watched,
             py_counter:leave(py_counter:array(), Slot),
-            cancel(Ref, MF, Batch, unwatch(Ref, S));
-        #{Monitor := Ref} when is_map_key(Ref, Calls) ->
-            #{Ref := Call} = Calls,
-            cancel(Ref, element(3, Call), Batch, end_call(Ref, Call, S));
+            cancel(Ref, MF, Batch, N, unwatch(Ref, S));
         _ ->
-            drain(Batch, N, S)
+            drain(Batch, N, owner_down(Pid, S))
     end.
 
 %% A caller that dies before it has made itself known leaves a call that is nobody's: at the second turn that
 %% finds it running it is cancelled. Should somebody wait for it all the same, that is the answer.
 orphans(Batch, N, S = #s{started = Started, strangers = Before}) ->
-    Known = maps:keys(S#s.calls) ++ maps:keys(S#s.watched) ++ maps:keys(S#s.cancelled),
-    Strangers = maps:without(Known, Started),
+    IsNobodys = fun(Ref, _) ->
+                        not is_map_key(Ref, S#s.watched) andalso not is_map_key(Ref, S#s.cancelled)
+                            andalso not py_table:is_call(Ref)
+                end,
+    Strangers = maps:filter(IsNobodys, Started),
     case maps:keys(maps:with(maps:keys(Before), Strangers)) of
         [] ->
             drain(Batch, N, S#s{strangers = Strangers});
@@ -332,9 +408,9 @@ orphans(Batch, N, S = #s{started = Started, strangers = Before}) ->
 
 %%% ------------------------------------------------------------------ cancelled, not ended yet
 
-%% The node is told at once, after what is gathered: the request may be among that.
-cancel(Ref, MF, Batch, S) ->
-    loop(flush([{cancel, Ref} | Batch], track(Ref, MF, S))).
+%% The node is told after what is gathered: the request may be among that.
+cancel(Ref, MF, Batch, N, S) ->
+    drain([{cancel, Ref} | Batch], N + 1, track(Ref, MF, S)).
 
 track(Ref, MF, S = #s{cancelled = Cancelled, options = Options}) ->
     Kill = case Options of
@@ -388,39 +464,38 @@ reached(_, _) -> unknown.
 %% What came in time goes out before.
 -spec leave(term(), [tuple()], #s{}) -> no_return().
 leave(Reason, Batch, S) ->
-    finish(Reason, [], send({detach, self()}, flush(Batch, S))).
+    finish(Reason, [], flush(Batch, S)).
 
-%% Requests that have never left end as not started. Nobody else answers those of spawn_call when the
-%% application stops; the coordinator does when this process is killed.
+%% Requests that have never left end as not started. All others that have a row are answered by py_home.
 -spec finish(term(), [tuple()], #s{}) -> no_return().
-finish(Reason, Batch, S0 = #s{node = Node, unsent = Unsent, functions = Functions}) ->
+finish(Reason, Batch, S0 = #s{unsent = Unsent, functions = Functions}) ->
     [exit(Pid, kill) || Pid <- maps:values(Functions)], % nobody waits for them any more
     [never_sent(Request, S0) || Request <- lists:flatten(lists:reverse(Unsent)) ++ lists:reverse(Batch)],
     S = finish_mailbox(S0),
-    [begin
-         Ref ! {py_response, Ref, {error, {node_down, Node, reached(Ref, S#s.started)}}},
-         py_table:remove_call(Ref)
-     end || Ref <- maps:keys(S#s.calls)],
     map_size(S#s.started) > 0 andalso py_table:set_started(self(), S#s.started),
     exit(case Reason of
-             {node_down, _, _} -> {shutdown, Reason};
+             {node_down, _, _} -> {shutdown, {node_down, S#s.node, S#s.started}};
              _ -> Reason
          end).
 
 finish_mailbox(S) ->
     receive
-        Request when element(1, Request) =:= call; element(1, Request) =:= spawn_call ->
-            never_sent(Request, S),
+        {begin_call, _, Call} ->
+            never_sent(Call, S),
             finish_mailbox(S);
-        Items when is_list(Items) ->
-            finish_mailbox(spread(Items, S))
+        {begin_calls, _, Calls} ->
+            [never_sent(Call, S) || Call <- Calls],
+            finish_mailbox(S);
+        Call when element(1, Call) =:= call ->
+            never_sent(Call, S),
+            finish_mailbox(S);
+        {home, Items, _} ->
+            finish_mailbox(hear(Items, S))
     after 0 ->
             S
     end.
 
-never_sent({spawn_call, _, _, Call}, S) ->
-    never_sent(Call, S);
-never_sent({call, Ref, _, _, _, _}, #s{node = Node}) ->
-    Ref ! {py_response, Ref, {error, {node_down, Node, not_started}}};
+never_sent({call, Ref, _, _, _, _}, #s{node = Node, home = Home}) ->
+    Home ! {answer, Ref, {error, {node_down, Node, not_started}}};
 never_sent(_, _) ->
     ok.

@@ -5,40 +5,67 @@
 %%                    what a call reads; written by the coordinator
 %%                    {{counter, Counter}, Pid}: who counts there (py_counter)
 %%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
+%%                    {{answerer, Pid}, PyNode | none}: who takes rows out of py_calls
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
-%%      py_calls      {Ref, Pid} of what spawn_call has begun: Pid is the py_node it went to
+%%      py_calls      row() of each call that spawn_call and others have begun (py_task). Who takes the row
+%%                    answers, and nobody else: there is one answer, whatever ends meanwhile
 %%      py_functions  {Name, Fun | {Module, Function}} that Python may call
 %%                    {may_call, all | registered | [Module | {Module, Function}]}: what else it may
 %%
-%% The tables go with the application: who comes later finds nothing in them, and nothing is kept.
+%% The tables go with the application: who comes later finds nothing in them, and nothing is kept. py_calls is the
+%% supervisor's, so that no answer is lost with this process, and is called py_calls_closed while this does not run.
 -module(py_table).
 
 -behaviour(gen_server).
 
--export([start_link/0]).
+-export([start_link/0, new_calls/0]).
 -export([nodes/1, set_nodes/2, keys/0]).
 -export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
--export([add_call/2, remove_call/1, call/1, calls/0, calls_of/1]).
+-export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, settle/0, tell/4, take_call/1, call/1, is_call/1, pids_of_calls/0, calls_of/1, calls_of/2]).
 -export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
--export([init/1, handle_call/3, handle_cast/2]).
+-export([init/1, handle_call/3, handle_cast/2, terminate/2]).
 
--export_type([entry/0, key/0]).
+-export_type([entry/0, key/0, row/0, row_tag/0, owner/0]).
 
 -type entry() :: {node(), pid(), py_counter:counter()}.
 -type key() :: default | {node, node()} | {name, atom()}.
+-type owner() :: pid() | none. % whose end cancels it
+-type row() :: {reference(), PyNode :: pid(), owner(), row_tag(), Module :: atom() | binary(),
+                Function :: atom() | binary(), Timer :: reference() | none}.
+-type row_tag() :: py_response | async_result % the owner gets {Tag, Ref, Result}
+                 | {batch, reference(), pos_integer()} % the owner gets {reference(), pos_integer(), Result}
+                 | {notify, pid(), term()}    % that process gets {async_result, Term, Result}
+                 | none.
 
 -spec start_link() -> gen_server:start_ret().
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
+%% Made by the supervisor, which may be asked for what it is more than once.
+-spec new_calls() -> ok.
+new_calls() ->
+    lists:any(fun(Name) -> ets:whereis(Name) =/= undefined end, [py_calls, py_calls_closed])
+        orelse ets:new(py_calls_closed, [named_table, public, {write_concurrency, auto}]),
+    ok.
+
 -spec init([]) -> {ok, none}.
 init([]) ->
+    process_flag(trap_exit, true),
     py_counter:init(),
+    new_calls(),
     ets:new(py_nodes, [named_table, public, {read_concurrency, true}]),
-    ets:new(py_calls, [named_table, public, {write_concurrency, true}]),
     ets:new(py_functions, [named_table, public, {read_concurrency, true}]),
+    ets:whereis(py_calls) =:= undefined orelse close_calls(), % one before has been killed
+    ets:rename(py_calls_closed, py_calls),
     {ok, none}.
+
+%% Nobody adds any more. What was added and has not been answered is answered.
+close_calls() ->
+    add_answerer(none),
+    Closed = ets:rename(py_calls, py_calls_closed),
+    [answer(Closed, element(1, Row), {error, {node_down, default, unknown}}) || Row <- ets:tab2list(Closed)],
+    delete(py_nodes, {answerer, self()}).
 
 -spec handle_call(term(), gen_server:from(), none) -> {reply, ok, none}.
 handle_call(_Request, _From, State) ->
@@ -47,6 +74,11 @@ handle_call(_Request, _From, State) ->
 -spec handle_cast(term(), none) -> {noreply, none}.
 handle_cast(_Request, State) ->
     {noreply, State}.
+
+-spec terminate(term(), none) -> ok.
+terminate(_Reason, none) ->
+    close_calls(),
+    ok.
 
 %% The nodes that a call with this key may go to; none also when the application does not run.
 -spec nodes(key()) -> tuple().
@@ -91,11 +123,16 @@ started(Pid) ->
 %% Each py_node of which something is here, and what is forgotten when it has ended long ago.
 -spec pids() -> [pid()].
 pids() ->
-    lists:usort([Pid || [Pid] <- ets:match(py_nodes, {{counter, '_'}, '$1'}) ++ ets:match(py_nodes, {{gone, '$1'}, '_'})]).
+    try ets:match(py_nodes, {{counter, '_'}, '$1'}) ++ ets:match(py_nodes, {{gone, '$1'}, '_'}) of
+        Found -> lists:usort(lists:append(Found))
+    catch
+        error:badarg -> []
+    end.
 
 -spec forget(pid()) -> ok.
 forget(Pid) ->
     ets:match_delete(py_nodes, {{counter, '_'}, Pid}),
+    ets:match_delete(py_nodes, {{answerer, '_'}, Pid}),
     ets:delete(py_nodes, {gone, Pid}),
     ok.
 
@@ -111,28 +148,109 @@ set_wish(Node, Wish) ->
 wishes() ->
     [{Node, Wish} || [Node, Wish] <- ets:match(py_nodes, {{wish, '$1'}, '$2'})].
 
--spec add_call(reference(), pid()) -> ok | {error, not_started}.
-add_call(Ref, Pid) ->
-    insert(py_calls, {Ref, Pid}).
+%% Before py_node is told of them: should it end, they are found here.
+-spec add_calls(row() | [row()]) -> ok | {error, not_started}.
+add_calls(Rows) ->
+    insert(py_calls, Rows).
 
--spec remove_call(reference()) -> ok | {error, not_started}.
-remove_call(Ref) ->
-    delete(py_calls, Ref).
+%% The answer to a call, unless it has one: the row it had. A process that is killed in between has the row and has
+%% not sent: so this is for those that nobody knows.
+-spec answer_call(reference(), py:result()) -> row() | none.
+answer_call(Ref, Result) ->
+    answer(py_calls, Ref, Result).
 
--spec call(reference()) -> {ok, pid()} | none.
+answer(Table, Ref, Result) ->
+    try ets:take(Table, Ref) of
+        [{_, _, Owner, Tag, _, _, Timer} = Row] ->
+            case Tag of
+                {batch, Group, I} -> Owner ! {Group, I, Result};
+                {notify, Pid, Term} -> Pid ! {async_result, Term, Result};
+                none -> ok;
+                _ -> Owner ! {Tag, Ref, Result}
+            end,
+            stop_timer(Timer),
+            Row;
+        [] ->
+            none
+    catch
+        error:badarg -> none
+    end.
+
+%% The same for many, by a process that nobody knows.
+-spec answer_calls([{reference(), py:result()}]) -> ok.
+answer_calls(Answers) ->
+    spawn(fun() ->
+                  add_answerer(none),
+                  [answer_call(Ref, Result) || {Ref, Result} <- Answers],
+                  delete(py_nodes, {answerer, self()})
+          end),
+    ok.
+
+%% The calling process is about to use answer_call/2; for a py_node, or none.
+-spec add_answerer(pid() | none) -> ok | {error, not_started}.
+add_answerer(PyNode) ->
+    insert(py_nodes, {{answerer, self()}, PyNode}).
+
+%% When this returns, whoever had taken a row has sent the answer: each has come to where it hears signals.
+-spec settle() -> ok.
+settle() ->
+    Pids = try ets:match(py_nodes, {{answerer, '$1'}, '_'})
+           catch error:badarg -> []
+           end,
+    [process_info(Pid, current_function) || [Pid] <- Pids], % which is asked for by a signal
+    ok.
+
+%% The same for what never had a row.
+-spec tell(row_tag(), owner(), reference(), py:result()) -> term().
+tell({batch, Group, I}, Owner, _, Result) -> Owner ! {Group, I, Result};
+tell({notify, Pid, Term}, _, _, Result) -> Pid ! {async_result, Term, Result};
+tell(none, _, _, _) -> ok;
+tell(Tag, Owner, Ref, Result) -> Owner ! {Tag, Ref, Result}.
+
+stop_timer(none) -> ok;
+stop_timer(Timer) -> erlang:cancel_timer(Timer, [{async, true}, {info, false}]).
+
+%% It has no answer and gets none.
+-spec take_call(reference()) -> row() | none.
+take_call(Ref) ->
+    try ets:take(py_calls, Ref) of
+        [Row] -> stop_timer(element(7, Row)), Row;
+        [] -> none
+    catch
+        error:badarg -> none
+    end.
+
+-spec call(reference()) -> row() | none.
 call(Ref) ->
     case lookup(py_calls, Ref) of
-        [{_, Pid}] -> {ok, Pid};
+        [Row] -> Row;
         [] -> none
     end.
 
--spec calls() -> [{reference(), pid()}].
-calls() ->
-    ets:tab2list(py_calls).
+-spec is_call(reference()) -> boolean().
+is_call(Ref) ->
+    try ets:member(py_calls, Ref)
+    catch error:badarg -> false
+    end.
+
+%% Each py_node that has calls.
+-spec pids_of_calls() -> [pid()].
+pids_of_calls() ->
+    lists:usort(select([{{'_', '$1', '_', '_', '_', '_', '_'}, [], ['$1']}])).
 
 -spec calls_of(pid()) -> [reference()].
 calls_of(Pid) ->
-    [Ref || [Ref] <- ets:match(py_calls, {'$1', Pid})].
+    select([{{'$1', Pid, '_', '_', '_', '_', '_'}, [], ['$1']}]).
+
+%% Those of any of these owners, in one walk through all.
+-spec calls_of(pid(), #{owner() => term()}) -> [reference()].
+calls_of(Pid, Owners) ->
+    select([{{'$1', Pid, '$2', '_', '_', '_', '_'}, [{is_map_key, '$2', {const, Owners}}], ['$1']}]).
+
+select(Spec) ->
+    try ets:select(py_calls, Spec)
+    catch error:badarg -> []
+    end.
 
 -spec add_function(binary(), fun((list()) -> term()) | {module(), atom()}) -> ok | {error, not_started}.
 add_function(Name, Function) ->

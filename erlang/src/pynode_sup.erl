@@ -12,6 +12,7 @@ start_link(Options) ->
 
 -spec init(py_options:env()) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
 init(Options) ->
+    py_table:new_calls(), % it outlives all below
     {ok, {#{strategy => rest_for_one, intensity => 3, period => 10},
           [worker(py_distribution, [Options], 30000),
            worker(py_table, [], 5000),

@@ -1,0 +1,192 @@
+%% @private
+%% py_task - calls that are begun and answered by a message: spawn_call, tasks, batches of them.
+%%
+%% Each has a row in py_table, made before py_node hears of it. Who takes the row answers: py_node when the
+%% answer comes or the limit passes, the coordinator when py_node has been killed, the owner when it gives up.
+-module(py_task).
+
+-export([start/6, refuse/2, start_all/3, gather/2, await/2, cancel/1, are_calls/1]).
+
+-export_type([call/0]).
+
+-type call() :: {py:name(), py:name(), list()} | {py:name(), py:name(), list(), py:kwargs()}.
+-type name() :: atom() | binary().
+
+%%% ------------------------------------------------------------------ one
+
+%% Its result goes where the tag says; in any case there will be one.
+-spec start(py_table:row_tag(), py_table:owner(), name(), name(), list(), py_call:checked()) -> reference().
+start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
+    Ref = make_ref(),
+    case py_call:pick(py_table:nodes(Key), Wire) of
+        {Node, Pid, _} -> start_at(Node, Pid, {Ref, Pid, Owner, Tag, M, F, start_timer(Timeout, Pid, Ref)}, Args, Wire);
+        none -> py_table:tell(Tag, Owner, Ref, down(Where, not_started))
+    end,
+    Ref.
+
+%% In the table first: if the process of the node has just ended, the coordinator has not seen this
+%% call there, or it has, and then it has answered.
+start_at(Node, Pid, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire) ->
+    case is_process_alive(Pid) andalso py_table:add_calls(Row) of
+        ok ->
+            Pid ! {begin_call, Owner, {call, Ref, M, F, Args, Wire}},
+            is_process_alive(Pid) orelse py_table:answer_calls([{Ref, down(Node, unknown)}]);
+        _ ->
+            py_table:tell(Tag, Owner, Ref, down(Node, not_started))
+    end.
+
+start_timer(infinity, _, _) -> none;
+start_timer(Timeout, Pid, Ref) -> erlang:send_after(Timeout, Pid, {call_timeout, Ref}).
+
+down(Node, Progress) -> {error, {node_down, Node, Progress}}.
+
+%% The same of what cannot begin.
+-spec refuse(py_response | async_result, py_call:error()) -> reference().
+refuse(Tag, Error) ->
+    Ref = make_ref(),
+    self() ! {Tag, Ref, Error},
+    Ref.
+
+%% What was begun by this process. Who waits no longer takes the row.
+-spec await(reference(), timeout()) -> py:result().
+await(Ref, Timeout) ->
+    receive
+        {async_result, Ref, Result} -> Result;
+        {py_response, Ref, Result} -> Result
+    after Timeout ->
+            case py_table:call(Ref) of
+                Row when Row =:= none; element(3, Row) =:= self() -> give_up(Ref);
+                _ -> cancel(Ref), {error, timeout} % another process gets its message
+            end
+    end.
+
+give_up(Ref) ->
+    drop(Ref) orelse py_table:settle(),
+    receive
+        {async_result, Ref, Result} -> Result;
+        {py_response, Ref, Result} -> Result
+    after 0 ->
+            {error, timeout}
+    end.
+
+%% Whether it has no answer; then it gets none.
+drop(Ref) ->
+    case py_table:take_call(Ref) of
+        none -> false;
+        Row -> element(2, Row) ! {drop_call, Row}, true
+    end.
+
+-spec cancel(reference()) -> ok.
+cancel(Ref) ->
+    case py_table:call(Ref) of
+        none -> ok;
+        Row -> element(2, Row) ! {cancel_call, Ref}, ok
+    end.
+
+%%% ------------------------------------------------------------------ many
+
+-spec are_calls(term()) -> boolean().
+are_calls([Call | Calls]) when tuple_size(Call) =:= 3; tuple_size(Call) =:= 4 -> are_calls(Calls);
+are_calls(Rest) -> Rest =:= [].
+
+%% Tasks of the calling process, each with a message of its own.
+-spec start_all(async_result, [call()], py_call:checked()) -> [reference()].
+start_all(Tag, Calls, {ok, _, _, _, _, Timeout} = Checked) ->
+    Named = [{make_ref(), Tag, Call} || Call <- Calls],
+    begin_all(Named, Timeout, Checked),
+    [Ref || {Ref, _, _} <- Named].
+
+%% Their results in order, within one limit. They come as {Group, I, Result}: the group is a new
+%% reference, so that no other message is looked at.
+-spec gather([call()], py_call:checked()) -> [py:result()].
+gather(Calls, {ok, _, _, _, _, Timeout} = Checked) ->
+    Group = make_ref(),
+    Count = length(Calls),
+    Named = [{make_ref(), {batch, Group, I}, Call} || {I, Call} <- lists:zip(lists:seq(1, Count), Calls)],
+    End = case Timeout of
+              infinity -> infinity;
+              _ -> erlang:monotonic_time(millisecond) + Timeout
+          end,
+    begin_all(Named, infinity, Checked),
+    in_order(collect(Group, Count, End, Named, [])).
+
+collect(_, 0, _, _, Results) ->
+    Results;
+collect(Group, Left, End, Named, Results) ->
+    receive
+        {Group, I, Result} -> collect(Group, Left - 1, End, Named, [{I, Result} | Results])
+    after until(End) ->
+            Dropped = [{I, {error, timeout}} || {Ref, {batch, _, I}, _} <- Named, drop(Ref)],
+            length(Dropped) =:= Left orelse py_table:settle(),
+            collect(Group, Left - length(Dropped), infinity, Named, Dropped ++ Results)
+    end.
+
+until(infinity) -> infinity;
+until(End) -> max(0, End - erlang:monotonic_time(millisecond)).
+
+in_order(Results) -> [Result || {_, Result} <- lists:keysort(1, Results)].
+
+%% One message for all that go to one node.
+begin_all(Named, Timeout, {ok, Key, Where, Wire, _, _}) ->
+    case py_table:nodes(Key) of
+        {} ->
+            tell_all(Named, down(Where, not_started));
+        Entries when map_size(Wire) =:= 0; not is_map_key(queue, Wire) ->
+            deal(Named, tuple_to_list(Entries), Wire, Timeout);
+        Entries ->
+            begin_at(py_call:pick(Entries, Wire), Named, Wire, Timeout)
+    end.
+
+tell_all(Named, Result) ->
+    [py_table:tell(Tag, self(), Ref, Result) || {Ref, Tag, _} <- Named].
+
+%% To each node as many in a row as to any other.
+deal(Named, Entries, Wire, Timeout) ->
+    Share = max(1, (length(Named) + length(Entries) - 1) div length(Entries)),
+    deal_out(Named, Share, Entries, Wire, Timeout).
+
+deal_out([], _, _, _, _) ->
+    ok;
+deal_out(Named, Share, [Entry | Entries], Wire, Timeout) ->
+    {Mine, Others} = lists:split(min(Share, length(Named)), Named),
+    begin_at(Entry, Mine, Wire, Timeout),
+    deal_out(Others, Share, Entries, Wire, Timeout).
+
+%% py_node watches this process before the first of them is in the table.
+begin_at({Node, Pid, _}, Named, Wire, Timeout) ->
+    {Rows, Calls} = rows(Named, Pid, Wire, Timeout, [], []),
+    Pid ! {expect, self()},
+    case is_process_alive(Pid) andalso py_table:add_calls(Rows) of
+        ok ->
+            Pid ! {begin_calls, self(), Calls},
+            is_process_alive(Pid) orelse py_table:answer_calls([{element(1, Row), down(Node, unknown)} || Row <- Rows]);
+        _ ->
+            Pid ! {begin_calls, self(), []},
+            [py_table:tell(Tag, self(), Ref, down(Node, not_started)) || {Ref, _, _, Tag, _, _, _} <- Rows]
+    end.
+
+%% What is wrong with one of them is its own answer.
+rows([{Ref, Tag, Call} | Named], Pid, Wire, Timeout, Rows, Calls) ->
+    case request(Call, Wire) of
+        {ok, M, F, Args, Options} ->
+            Row = {Ref, Pid, self(), Tag, M, F, start_timer(Timeout, Pid, Ref)},
+            rows(Named, Pid, Wire, Timeout, [Row | Rows], [{call, Ref, M, F, Args, Options} | Calls]);
+        Error ->
+            py_table:tell(Tag, self(), Ref, Error),
+            rows(Named, Pid, Wire, Timeout, Rows, Calls)
+    end;
+rows([], _, _, _, Rows, Calls) ->
+    {Rows, lists:reverse(Calls)}.
+
+request({M, F, Args}, Wire) when is_atom(M), is_atom(F) ->
+    {ok, M, F, Args, Wire};
+request({M, F, Args}, Wire) ->
+    request({M, F, Args, #{}}, Wire);
+request({M, F, Args, Kwargs}, Wire) ->
+    case {py_call:name(M), py_call:name(F)} of
+        {error, _} -> {error, {bad_option, module}};
+        {_, error} -> {error, {bad_option, function}};
+        {Module, Function} when Kwargs =:= #{} -> {ok, Module, Function, Args, Wire};
+        {Module, Function} when is_map(Kwargs) -> {ok, Module, Function, Args, Wire#{kwargs => Kwargs}};
+        _ -> {error, {bad_option, kwargs}}
+    end.
