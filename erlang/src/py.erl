@@ -23,12 +23,14 @@
 -export([call/3, call/4, call/5, eval/1, eval/2, eval/3, exec/1, exec/2]).
 -export([cast/3, cast/4, cast/5, spawn_call/3, spawn_call/4, spawn_call/5, await/1, await/2, cancel/1]).
 -export([parallel/1, parallel/2]).
+-export([stream/3, stream/4, stream/5, stream_eval/1, stream_eval/2, stream_eval/3]).
+-export([stream_start/3, stream_start/4, stream_start/5, stream_cancel/1]).
 -export([register_function/2, register_function/3, unregister_function/1]).
 -export([nodes/0, connect/1, connect/2, disconnect/1, info/0, info/1, stats/1, drain/1, drain/2]).
 -export([version/0, version/1, memory_stats/0, memory_stats/1, gc/0, gc/1, reload/1, reload/2]).
 -export([stop_queue/1, stop_queue/2]).
 
--export_type([name/0, kwargs/0, options/0, result/0, reason/0]).
+-export_type([name/0, kwargs/0, options/0, stream_options/0, result/0, reason/0]).
 
 -type name() :: atom() | binary() | string().
 %% Keyword arguments: `#{indent => 2}'.
@@ -43,6 +45,15 @@
 %% `timeout' in milliseconds, 30000 if it is not given. `node': a node, or the name that configured nodes
 %% share. `queue': one after another, in order, on one thread; of several nodes at one, as long as that is up.
 %% `thread': on a thread of its own. `executor': in the thread pool of `erlang.blocking'.
+-type stream_options() :: #{window => pos_integer(),
+                            executor => true | blocking,
+                            timeout => timeout(),
+                            node => node() | atom(),
+                            strings => utf8 | bytes,
+                            traceback => boolean(),
+                            queue => term(),
+                            thread => new}.
+%% `window': items that are on their way at most, 64, or 4096 when all are collected. `executor => true': in a worker.
 -type result() :: {ok, term()} | {error, reason()}.
 -type reason() :: term().
 
@@ -250,7 +261,10 @@ await(_, _) ->
 %% '''
 -spec cancel(reference()) -> ok.
 cancel(Ref) ->
-    py_task:cancel(Ref).
+    case py_table:stream(Ref) of
+        {ok, Pid} -> py_stream:cancel(Pid, {error, cancelled});
+        none -> py_task:cancel(Ref)
+    end.
 
 %% @doc Several calls at once, as `{Module, Function, Args}' or with keyword arguments. The answers are
 %% in the order of the calls, each as `call/3' would give it.
@@ -280,6 +294,117 @@ gather(Calls, Checked) ->
         {true, _} -> {ok, py_task:gather(Calls, Checked)};
         {false, _} -> {error, {bad_option, calls}}
     end.
+
+%%% ------------------------------------------------------------------ streams
+
+%% @doc All that a generator yields, in order: of a generator function, an asynchronous one, or any that returns
+%% something iterable. It runs on the node's event loop, 30 s at most.
+%%
+%% ```
+%% {ok, [0, 1, 2]} = py:stream(builtins, range, [3]).
+%% '''
+-spec stream(name(), name(), list()) -> {ok, list()} | {error, reason()}.
+stream(Module, Function, Args) ->
+    stream(Module, Function, Args, #{}).
+
+%% @doc The same with keyword arguments.
+%%
+%% ```
+%% {ok, [{1, <<"a">>}]} = py:stream(builtins, enumerate, [[<<"a">>]], #{start => 1}).
+%% '''
+-spec stream(name(), name(), list(), kwargs()) -> {ok, list()} | {error, reason()}.
+stream(Module, Function, Args, Kwargs) ->
+    stream(Module, Function, Args, Kwargs, ?TIMEOUT).
+
+%% @doc The same with a time limit or options. With `executor => true' a worker runs the generator, as one that
+%% blocks should.
+%%
+%% ```
+%% {ok, [0, 1]} = py:stream(builtins, range, [2], #{}, #{executor => true, timeout => 1000}).
+%% {error, timeout} = py:stream(itertools, count, [], #{}, 50).
+%% '''
+-spec stream(name(), name(), list(), kwargs(), timeout() | stream_options()) -> {ok, list()} | {error, reason()}.
+stream(Module, Function, Args, Kwargs, Options) ->
+    py_stream:collect(Module, Function, Args, {Kwargs, Options}).
+
+%% @doc All that the value of an expression yields.
+%%
+%% ```
+%% {ok, [0, 1, 4]} = py:stream_eval(<<"(x * x for x in range(3))">>).
+%% '''
+-spec stream_eval(iodata()) -> {ok, list()} | {error, reason()}.
+stream_eval(Code) ->
+    stream_eval(Code, #{}).
+
+%% @doc The same with these names.
+%%
+%% ```
+%% {ok, [0, 2]} = py:stream_eval(<<"(x * n for x in range(2))">>, #{n => 2}).
+%% '''
+-spec stream_eval(iodata(), kwargs()) -> {ok, list()} | {error, reason()}.
+stream_eval(Code, Locals) ->
+    stream_eval(Code, Locals, ?TIMEOUT).
+
+%% @doc The same with a time limit or options.
+%%
+%% ```
+%% {ok, [1]} = py:stream_eval(<<"[n]">>, #{n => 1}, #{timeout => 1000}).
+%% '''
+-spec stream_eval(iodata(), kwargs(), timeout() | stream_options()) -> {ok, list()} | {error, reason()}.
+stream_eval(Code, Locals, Options) when is_map(Locals) ->
+    case py_call:text(Code) of
+        error -> {error, {bad_option, code}};
+        Text -> stream(builtins, eval, [Text, none, Locals], #{}, Options)
+    end;
+stream_eval(_, _, _) ->
+    {error, {bad_option, locals}}.
+
+%% @doc Begins a stream. What it yields comes as the messages `{py_stream, Ref, {data, Value}}', and its end as
+%% `{py_stream, Ref, done}' or `{py_stream, Ref, {error, Reason}}', once. At most 64 items are in the mailbox: the
+%% generator waits until some have been taken out. It is closed when this process ends.
+%%
+%% ```
+%% Ref = py:stream_start(builtins, range, [2]),
+%% receive {py_stream, Ref, {data, 0}} -> ok end,
+%% receive {py_stream, Ref, {data, 1}} -> ok end,
+%% receive {py_stream, Ref, done} -> ok end.
+%% '''
+-spec stream_start(name(), name(), list()) -> reference().
+stream_start(Module, Function, Args) ->
+    stream_start(Module, Function, Args, #{}).
+
+%% @doc The same with keyword arguments.
+%%
+%% ```
+%% Ref = py:stream_start(builtins, enumerate, [[]], #{start => 1}),
+%% receive {py_stream, Ref, done} -> ok end.
+%% '''
+-spec stream_start(name(), name(), list(), kwargs()) -> reference().
+stream_start(Module, Function, Args, Kwargs) ->
+    stream_start(Module, Function, Args, Kwargs, infinity).
+
+%% @doc The same with a time limit or options. `window': how many items may wait to be taken out of the mailbox.
+%%
+%% ```
+%% Ref = py:stream_start(itertools, count, [], #{}, #{window => 2}),
+%% receive {py_stream, Ref, {data, 0}} -> ok end,
+%% ok = py:stream_cancel(Ref).
+%% '''
+-spec stream_start(name(), name(), list(), kwargs(), timeout() | stream_options()) -> reference().
+stream_start(Module, Function, Args, Kwargs, Options) ->
+    py_stream:start(Module, Function, Args, {Kwargs, Options}).
+
+%% @doc Ends a stream that this process has begun: its generator is closed. No message of it is in the mailbox
+%% afterwards, nor will one come. `cancel/1' ends it, too, with the message `{py_stream, Ref, {error, cancelled}}'.
+%%
+%% ```
+%% Ref = py:stream_start(itertools, count, []),
+%% ok = py:stream_cancel(Ref),
+%% none = receive {py_stream, Ref, _} -> some after 0 -> none end.
+%% '''
+-spec stream_cancel(reference()) -> ok.
+stream_cancel(Ref) ->
+    py_stream:cancel(Ref).
 
 %%% ------------------------------------------------------------------ functions for Python
 

@@ -9,6 +9,7 @@
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
 %%      py_calls      row() of each call that spawn_call and others have begun (py_task). Who takes the row
 %%                    answers, and nobody else: there is one answer, whatever ends meanwhile
+%%      py_streams    {Ref, Pid} of each py_stream whose reader gets messages
 %%      py_functions  {Name, Fun | {Module, Function}} that Python may call
 %%                    {may_call, all | registered | [Module | {Module, Function}]}: what else it may
 %%
@@ -23,6 +24,7 @@
 -export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
 -export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, settle/0, tell/4, take_call/1, call/1, is_call/1, pids_of_calls/0, calls_of/1, calls_of/2]).
+-export([add_stream/2, remove_stream/1, stream/1]).
 -export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
 -export([init/1, handle_call/3, handle_cast/2, terminate/2]).
 
@@ -55,6 +57,7 @@ init([]) ->
     py_counter:init(),
     new_calls(),
     ets:new(py_nodes, [named_table, public, {read_concurrency, true}]),
+    ets:new(py_streams, [named_table, public, {write_concurrency, true}]),
     ets:new(py_functions, [named_table, public, {read_concurrency, true}]),
     ets:whereis(py_calls) =:= undefined orelse close_calls(), % one before has been killed
     ets:rename(py_calls_closed, py_calls),
@@ -250,6 +253,21 @@ calls_of(Pid, Owners) ->
 select(Spec) ->
     try ets:select(py_calls, Spec)
     catch error:badarg -> []
+    end.
+
+-spec add_stream(reference(), pid()) -> ok | {error, not_started}.
+add_stream(Ref, Pid) ->
+    insert(py_streams, {Ref, Pid}).
+
+-spec remove_stream(reference()) -> ok | {error, not_started}.
+remove_stream(Ref) ->
+    delete(py_streams, Ref).
+
+-spec stream(reference()) -> {ok, pid()} | none.
+stream(Ref) ->
+    case lookup(py_streams, Ref) of
+        [{_, Pid}] -> {ok, Pid};
+        [] -> none
     end.
 
 -spec add_function(binary(), fun((list()) -> term()) | {module(), atom()}) -> ok | {error, not_started}.
