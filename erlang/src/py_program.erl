@@ -96,11 +96,11 @@ first([]) -> {error, {no_program, "pynode"}};
 first([false | Rest]) -> first(Rest);
 first([Program | _]) -> {ok, Program}.
 
-%% <build>/lib/pynode is this application, <build>/pynode the program.
+%% <build>/lib/pynode is this application, <build>/pynode the program. What is relative would be sought by PATH.
 beside() ->
     case code:lib_dir(pynode) of
         {error, bad_name} -> false;
-        Dir -> os:find_executable(filename:join(filename:dirname(filename:dirname(Dir)), "pynode"))
+        Dir -> os:find_executable(filename:absname("pynode", filename:absname(filename:dirname(filename:dirname(Dir)))))
     end.
 
 %% "X.Y" of "Python X.Y.Z", of "pynode 1.2.3 (Python X.Y.Z)" or of "X.Y".

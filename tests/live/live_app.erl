@@ -23,6 +23,7 @@ tests(_) ->
      {"a node without configuration is named py", fun default_node/0},
      {"distribution => required: a VM without a name is refused with the reason", fun required/0},
      {"a program that is not there: the application starts, calls say not_started, one report", fun no_program/0},
+     {"ERL_LIBS that is relative: the program of the build tree is found all the same", fun relative/0},
      {"a node that ends is seen in the log of a VM that is set up in no way", fun logged_by_default/0},
      {"a configured node is drained: what runs finishes, it is not started again", fun drain/0},
      {"when the only configured node was drained, calls go to one that is attached", fun drain_last/0},
@@ -321,6 +322,11 @@ required() ->
               "nonode@nohost = node()"),
     ?assertEqual(1, count("(?m)^said: start the VM with -name or -sname", Said)),
     ?assertEqual([], programs()).
+
+relative() ->
+    {Status, Output} = live:sh("cd \"$abs_top_builddir/..\" && ERL_LIBS=\"${abs_top_builddir##*/}/lib\" \"$ERL\" -noinput -eval "
+                               "'{ok, Program} = py_program:find(#{}), io:format(\"~s\", [Program]), halt().'", [{"PYNODE", false}]),
+    ?assertEqual({0, list_to_binary(filename:join(os:getenv("abs_top_builddir"), "pynode"))}, {Status, Output}).
 
 no_program() ->
     Said = vm(["-name", live:unique("noprogram") ++ "@127.0.0.1", "-pynode", "program", "\"/nowhere/pynode\""],
