@@ -232,17 +232,24 @@ static PyObject *py_async_cancel(PyObject *op, PyObject *number) {
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-/* Resolves the future, unless it is already. What that raises is nobody's. */
-static void py_async_resolve(PyObject *future, PyObject *value, PyObject *error) {
+/* Resolves the future, unless it is already: 0, or -1 with what is to end the loop, as a signal's handler
+ * may raise it here. Other exceptions are nobody's. */
+static int py_async_resolve(PyObject *future, PyObject *value, PyObject *error) {
+    bool raised;
+
     PyObject *done = PyObject_CallMethodNoArgs(future, py_async_text_done), *set = NULL;
 
     if (done == Py_False)
         set = value ? PyObject_CallMethodOneArg(future, py_async_text_set_result, value)
                     : PyObject_CallMethodOneArg(future, py_async_text_set_exception, error);
-    if (!done || (done == Py_False && !set))
+    raised = !done || (done == Py_False && !set);
+    if (raised && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_WriteUnraisable(future);
+        raised = false;
+    }
     Py_XDECREF(done);
     Py_XDECREF(set);
+    return raised ? -1 : 0;
 }
 
 /* The exception that is set, as an object: new reference. */
@@ -258,13 +265,13 @@ static PyObject *py_async_fetch(void) {
     return value;
 }
 
-/* With an exception set. */
-static void py_async_fail(PyObject *future) {
+/* With the exception that is set: 0/-1. */
+static int py_async_fail(PyObject *future) {
     PyObject *error = py_async_fetch();
+    int result = error ? py_async_resolve(future, NULL, error) : 0;
 
-    if (error)
-        py_async_resolve(future, NULL, error);
     Py_XDECREF(error);
+    return result;
 }
 
 PyDoc_STRVAR(py_async_late_doc,
@@ -285,21 +292,20 @@ static PyObject *py_async_late(PyObject *op, PyObject *number) {
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-static void py_async_end(struct py_async_call *call) {
+static int py_async_end(struct py_async_call *call) {
     PyObject *value = NULL;
+    int result;
 
     if (!call->future)
-        return;
+        return 0;
     if (atomic_load(&call->cb.state) == CALLBACK_ANSWERED)
         value = py_callback_value(call->name,
                                   (struct slice){call->cb.answer.data, call->cb.answer.len});
     else
         py_callback_lost(call->cb.conn->peer);
-    if (value)
-        py_async_resolve(call->future, value, NULL);
-    else
-        py_async_fail(call->future);
+    result = value ? py_async_resolve(call->future, value, NULL) : py_async_fail(call->future);
     Py_XDECREF(value);
+    return result;
 }
 
 /* The call that this thread serves was cancelled: erlang.Cancelled is raised in whoever waits, as in
@@ -322,8 +328,8 @@ static void py_async_interrupt(PySinkObject *self) {
     for (; ended; ended = next) {
         next = ended->next;
         py_async_drop(self, ended);
-        if (ended->future && error)
-            py_async_resolve(ended->future, NULL, error);
+        if (ended->future && error && py_async_resolve(ended->future, NULL, error) < 0)
+            PyErr_WriteUnraisable(ended->future);
         py_async_free(ended);
     }
     Py_XDECREF(error);
@@ -335,6 +341,7 @@ PyDoc_STRVAR(py_async_drain_doc,
 
 static PyObject *py_async_drain(PyObject *op, PyObject *unused) {
     PySinkObject *self = (PySinkObject *)op;
+    PyObject *first = NULL; /* that is to end the loop */
     struct callback *cb;
 
     (void)unused;
@@ -347,10 +354,16 @@ static PyObject *py_async_drain(PyObject *op, PyObject *unused) {
 
         cb = cb->ready;
         py_async_unlink(call);
-        py_async_end(call);
+        if (py_async_end(call) < 0 && !first)
+            first = py_async_fetch();
+        PyErr_Clear();
         py_async_free(call);
     }
-    return Py_NewRef(Py_None);
+    if (!first)
+        return Py_NewRef(Py_None);
+    PyErr_SetObject((PyObject *)Py_TYPE(first), first);
+    Py_DECREF(first);
+    return NULL;
 }
 
 PyDoc_STRVAR(py_async_flush_doc, "flush()\n--\n\n"

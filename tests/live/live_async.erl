@@ -77,8 +77,9 @@ each() ->
 
 once() ->
     [{"several threads with a loop each, at once", fun(_) -> threads() end},
-     {"on the node's own loop, beside others", fun(_) -> node_loop() end},
+     {"on the node's own loop, asyncio's or uvloop, beside others", fun node_loop/1},
      {"a task of the node's own loop that is cancelled: what it waits for is killed, and it can call again", fun(_) -> task_cancelled() end},
+     {"a signal's handler that raises while answers are handed out ends the loop, and loses no other", fun(_) -> interrupted() end},
      {"python_may_call holds", fun(_) -> policies() end},
      {"calls go to the VM whose request is served, others to the first", fun(_) -> two_vms() end},
      {"a node does not load asyncio before somebody asks for it", fun(_) -> no_asyncio() end},
@@ -145,8 +146,12 @@ many(Kind) ->
 threads() ->
     ?assertEqual([{<<"ok">>, {0, 0}} || _ <- lists:seq(1, 8)], py(in_threads, [8, 250, 20])).
 
-node_loop() ->
-    ?assertEqual({0, {0, 0}, true}, py(on_node_loop, [1000])).
+node_loop(Kinds) ->
+    [with([#{loop => binary_to_atom(Kind)}], all, fun() ->
+         {Took, Result} = live:timed(fun() -> py(on_node_loop, [1000]) end),
+         live:note("~s: ~b calls in ~b ms", [Kind, 3000, round(Took)]),
+         ?assertEqual({0, {0, 0}, true}, Result)
+     end) || Kind <- Kinds].
 
 caught(Kind) ->
     ?assertEqual({true, []}, py(caught, [Kind, 200])).
@@ -187,6 +192,9 @@ big(Kind) ->
 
 deep(Kind) ->
     ?assertEqual(20, py(down, [Kind, 20])).
+
+interrupted() ->
+    ?assertEqual({<<"KeyboardInterrupt">>, 2, [<<"ValueError(\"which is nobody's\")">>]}, py(interrupted, [100])).
 
 policies() ->
     with([#{}], registered, fun() ->

@@ -227,6 +227,45 @@ def mixed(kind, n):
     return run(kind, main())
 
 
+def interrupted(n):
+    """A signal's handler raises while answers are handed out: the loop ends, and no other answer is lost."""
+
+    class Future(asyncio.Future):
+        def set_result(self, value):
+            if value == n // 2:
+                raise KeyboardInterrupt
+            if value == n // 3:
+                raise ValueError("which is nobody's")
+            super().set_result(value)
+
+    class Loop(asyncio.SelectorEventLoop):
+        def create_future(self):
+            return Future(loop=self)
+
+    async def main():
+        for i in range(n):
+            made.append(asyncio.create_task(erlang.async_call("tag", i)))
+        await asyncio.wait(made)
+
+    made, unraisable = [], []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda args: unraisable.append(repr(args.exc_value))
+    loop, ended = Loop(), None
+    try:
+        loop.run_until_complete(main())
+    except KeyboardInterrupt:
+        ended = "KeyboardInterrupt"
+    try:
+        loop.run_until_complete(asyncio.wait(made, timeout=0.5))
+    finally:
+        sys.unraisablehook = hook
+    done = sum(task.done() and task.result() == i for i, task in enumerate(made))
+    for task in made:
+        task.cancel()
+    loop.run_until_complete(asyncio.wait(made))
+    loop.close()
+    return ended, n - done, unraisable
+
+
 # Who gives up.
 
 
