@@ -118,16 +118,16 @@ PyObject *py_schedule_python(PyObject *self, PyObject *args) {
 
 /* module.function, either of which may be dotted. */
 static PyObject *py_schedule_find(const struct py_schedule *s) {
-    PyObject *operator= PyImport_ImportModule("operator"), *importlib, *module, *getter, *found;
+    PyObject *operators = PyImport_ImportModule("operator"), *importlib, *module, *getter, *found;
 
-    importlib = operator? PyImport_ImportModule("importlib") : NULL;
+    importlib = operators ? PyImport_ImportModule("importlib") : NULL;
     module = importlib ? PyObject_CallMethod(importlib, "import_module", "O", s->module) : NULL;
-    getter = module ? PyObject_CallMethod(operator, "attrgetter", "O", s->function) : NULL;
+    getter = module ? PyObject_CallMethod(operators, "attrgetter", "O", s->function) : NULL;
     found = getter ? PyObject_CallOneArg(getter, module) : NULL;
     Py_XDECREF(getter);
     Py_XDECREF(module);
     Py_XDECREF(importlib);
-    Py_XDECREF(operator);
+    Py_XDECREF(operators);
     return found;
 }
 
@@ -189,6 +189,7 @@ void py_schedule_begin(void) {
 
 PyObject *py_schedule_slice(PyObject *self, PyObject *percent) {
     long n = PyLong_AsLong(percent);
+    bool spent;
 
     (void)self;
     if (n == -1 && PyErr_Occurred())
@@ -198,8 +199,8 @@ PyObject *py_schedule_slice(PyObject *self, PyObject *percent) {
         return NULL;
     }
     py_schedule_spent += (int)n;
-    if (py_schedule_spent < 100)
-        Py_RETURN_FALSE;
-    py_schedule_spent = 0;
-    Py_RETURN_TRUE;
+    spent = py_schedule_spent >= 100;
+    if (spent)
+        py_schedule_spent = 0;
+    return PyBool_FromLong(spent);
 }

@@ -266,20 +266,23 @@ def consume_time_slice(percent):
 
 
 class loop:
-    """The event loop of a pretended node: one for each run(), in the calling thread."""
+    """Stands for the node's event loop: one for each run(), in the calling thread."""
 
-    def __init__(self, function):
-        _node(function)
-
-    def run_coroutine(self, coro):
+    @staticmethod
+    def run_coroutine(coro):
         import asyncio
 
         return asyncio.run(coro)
 
-    def spawn_task(self, coro, name):
+    @staticmethod
+    def spawn_task(coro, name):
         import asyncio
 
-        return asyncio.get_running_loop().create_task(coro, name=name)
+        try:
+            return asyncio.get_running_loop().create_task(coro, name=name)
+        except RuntimeError:
+            coro.close()  # else it complains that it was never awaited
+            raise ErlangError(advice("erlang.spawn_task", "inside of erlang.run")) from None
 
 
 # What erlang.LogHandler uses.

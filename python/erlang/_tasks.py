@@ -33,18 +33,12 @@ def sleep(seconds):
     _sleep(seconds)
 
 
-def _loop(function, coro):
-    """What runs coro: the module that has the node's loop, or a stand-in in a pretended node."""
+def _loop():
+    """The module that has the node's loop; outside of a node a stand-in, which needs none."""
     try:
         from . import _loop
     except ModuleNotFoundError:
-        from . import _outside
-
-        try:
-            return _outside.loop(function)
-        except BaseException:
-            coro.close()  # else it complains that it was never awaited
-            raise
+        from ._outside import loop as _loop
     return _loop
 
 
@@ -57,7 +51,7 @@ def run(coro):
     >>> run(asyncio.sleep(0.01, 'done'))
     'done'
     """
-    return _loop("run", coro).run_coroutine(coro)
+    return _loop().run_coroutine(coro)
 
 
 def spawn_task(coro, name=None):
@@ -66,7 +60,9 @@ def spawn_task(coro, name=None):
     On that loop it returns the Task, elsewhere a concurrent.futures.Future.
 
     >>> import asyncio
-    >>> spawn_task(asyncio.sleep(0.01, 'done'), name='nap').result()
+    >>> async def main():
+    ...     return await spawn_task(asyncio.sleep(0.01, 'done'), name='nap')
+    >>> run(main())
     'done'
     """
-    return _loop("spawn_task", coro).spawn_task(coro, name)
+    return _loop().spawn_task(coro, name)

@@ -62,6 +62,23 @@ def _():
     equal(functions, {*CALLS, "atom", "register_converter", "run", "sleep", "spawn_task"})
 
 
+@case("erlang.run and erlang.sleep need no node, erlang.spawn_task only an event loop")
+def _():
+    async def nap(value):
+        await erlang.sleep(0)
+        return value
+
+    async def main():
+        task = erlang.spawn_task(nap(2), name="nap")
+        return task.get_name(), await task
+
+    equal(erlang.run(nap(1)), 1)
+    equal(erlang.run(main()), ("nap", 2))
+    equal(erlang.sleep(0), None)
+    e = raises(erlang.ErlangError, erlang.spawn_task, nap(3), text="erlang.spawn_task works only inside")
+    assert "erlang.run" in str(e)
+
+
 @case("a LogHandler can be made, and says that there is no node when it is given a record")
 def _():
     logger = logging.getLogger("plain")
