@@ -22,7 +22,8 @@
 
 -export([call/3, call/4, call/5, eval/1, eval/2, eval/3, exec/1, exec/2]).
 -export([cast/3, cast/4, cast/5, spawn_call/3, spawn_call/4, spawn_call/5, await/1, await/2, cancel/1]).
--export([parallel/1, parallel/2]).
+-export([parallel/1, parallel/2, async_call/3, async_call/4, async_await/1, async_await/2]).
+-export([async_gather/1, async_gather/2, map/3, map/4, create_tasks/1, create_tasks/2]).
 -export([stream/3, stream/4, stream/5, stream_eval/1, stream_eval/2, stream_eval/3]).
 -export([stream_start/3, stream_start/4, stream_start/5, stream_cancel/1]).
 -export([register_function/2, register_function/3, unregister_function/1]).
@@ -176,20 +177,9 @@ cast(Module, Function, Args, Kwargs) ->
 -spec cast(name(), name(), list(), kwargs(), options()) -> ok | {error, {bad_option, term()}}.
 cast(Module, Function, Args, Kwargs, Options) ->
     case py_call:check(Module, Function, Kwargs, Options) of
-        {ok, M, F, {ok, Key, _, Wire, Queued, _}} ->
-            cast_at(py_call:pick(py_table:nodes(Key), Wire), {cast, M, F, Args, Wire}, Queued);
-        Error ->
-            Error
+        {ok, M, F, Checked} -> py_task:cast(M, F, Args, Checked);
+        Error -> Error
     end.
-
-cast_at(none, _, _) ->
-    ok;
-cast_at({_, Pid, _}, Cast, true) ->
-    Pid ! Cast,
-    ok;
-cast_at({Node, _, _}, Cast, false) ->
-    erlang:send({pynode, Node}, Cast, [noconnect]),
-    ok.
 
 %% @doc Begins a call. Its answer comes as the message `{py_response, Ref, Result}', also when the node
 %% goes; `await/1' waits for it. The call is cancelled when this process ends.
@@ -294,6 +284,114 @@ gather(Calls, Checked) ->
         {true, _} -> {ok, py_task:gather(Calls, Checked)};
         {false, _} -> {error, {bad_option, calls}}
     end.
+
+%%% ------------------------------------------------------------------ tasks of the event loop
+
+%% @doc Begins a task of the event loop: the same as `py_event_loop:create_task/3'. Its end comes as the message
+%% `{async_result, Ref, Result}'.
+%%
+%% ```
+%% Ref = py:async_call(asyncio, sleep, [0.01, done]),
+%% {ok, done} = py:async_await(Ref).
+%% '''
+-spec async_call(name(), name(), list()) -> reference().
+async_call(Module, Function, Args) ->
+    py_event_loop:create_task(Module, Function, Args).
+
+%% @doc The same with keyword arguments.
+%%
+%% ```
+%% Ref = py:async_call(asyncio, sleep, [0.01], #{result => done}),
+%% {ok, done} = py:async_await(Ref).
+%% '''
+-spec async_call(name(), name(), list(), kwargs()) -> reference().
+async_call(Module, Function, Args, Kwargs) ->
+    py_event_loop:create_task(Module, Function, Args, #{kwargs => Kwargs}).
+
+%% @doc Waits up to 30 s for a task of this process.
+%%
+%% ```
+%% {ok, 2.0} = py:async_await(py:async_call(math, sqrt, [4])).
+%% '''
+-spec async_await(reference()) -> result().
+async_await(Ref) ->
+    async_await(Ref, ?TIMEOUT).
+
+%% @doc Waits as long as the limit says; when it passes the task is cancelled.
+%%
+%% ```
+%% {error, timeout} = py:async_await(py:async_call(asyncio, sleep, [1]), 20).
+%% '''
+-spec async_await(reference(), timeout()) -> result().
+async_await(Ref, Timeout) ->
+    py_event_loop:await(Ref, Timeout).
+
+%% @doc Several tasks at once, as `{Module, Function, Args}' or with keyword arguments, with one message. The
+%% answers are in the order of the tasks.
+%%
+%% ```
+%% {ok, [{ok, a}, {error, {'ValueError', _}}]} = py:async_gather([{asyncio, sleep, [0.01, a]}, {math, sqrt, [-1]}]).
+%% '''
+-spec async_gather([py_task:call()]) -> {ok, [result()]} | {error, {bad_option, term()}}.
+async_gather(Calls) ->
+    async_gather(Calls, #{}).
+
+%% @doc The same with a time limit for all of them together, or options for each.
+%%
+%% ```
+%% {ok, [{error, timeout}, {ok, 1}]} = py:async_gather([{asyncio, sleep, [1]}, {builtins, abs, [-1]}], 100).
+%% '''
+-spec async_gather([py_task:call()], timeout() | py_event_loop:options()) ->
+          {ok, [result()]} | {error, {bad_option, term()}}.
+async_gather(Calls, Options) ->
+    gather(Calls, py_task:options(Options, ?TIMEOUT)).
+
+%% @doc Calls one function with each of many argument lists, as tasks of the event loop, with one message. The
+%% results are in their order, and what fails is that one's error.
+%%
+%% ```
+%% {ok, [{ok, 1.0}, {ok, 2.0}, {error, {'ValueError', _}}]} = py:map(math, sqrt, [[1], [4], [-1]]).
+%% '''
+-spec map(name(), name(), [list()]) -> {ok, [result()]} | {error, reason()}.
+map(Module, Function, ListOfArgs) ->
+    map(Module, Function, ListOfArgs, #{}).
+
+%% @doc The same with a time limit for all of them together, or options.
+%%
+%% ```
+%% {ok, [{ok, <<"{}">>}]} = py:map(json, dumps, [[#{}]], #{kwargs => #{sort_keys => true}}).
+%% '''
+-spec map(name(), name(), [list()], timeout() | py_event_loop:options()) -> {ok, [result()]} | {error, reason()}.
+map(Module, Function, ListOfArgs, Options) ->
+    case py_task:check(Module, Function, Options, ?TIMEOUT) of
+        {ok, M, F, {ok, Key, Where, Wire = #{loop := true}, Queued, Limit}} ->
+            py_call:run(M, F, ListOfArgs, {ok, Key, Where, Wire#{map => true}, Queued, Limit});
+        {ok, _, _, _} ->
+            {error, {bad_option, executor}}; % or queue or thread
+        Error ->
+            Error
+    end.
+
+%% @doc Begins many tasks with one message: the same as `py_event_loop:create_tasks/1'.
+%%
+%% ```
+%% [Ref] = py:create_tasks([{math, sqrt, [4]}]),
+%% {ok, 2.0} = py:async_await(Ref).
+%% '''
+-spec create_tasks([py_task:call()]) -> [reference()] | {error, {bad_option, term()}}.
+create_tasks(Calls) ->
+    py_event_loop:create_tasks(Calls).
+
+%% @doc The same with a time limit or options for each.
+%%
+%% ```
+%% [Ref] = py:create_tasks([{math, sqrt, [4]}], #{timeout => 5000}),
+%% {ok, 2.0} = py:async_await(Ref).
+%% '''
+-spec create_tasks([py_task:call()], timeout() | py_event_loop:options()) ->
+          [reference()] | {error, {bad_option, term()}}.
+create_tasks(Calls, Options) ->
+    py_event_loop:create_tasks(Calls, Options).
 
 %%% ------------------------------------------------------------------ streams
 

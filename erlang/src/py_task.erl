@@ -5,12 +5,45 @@
 %% answer comes or the limit passes, the coordinator when py_node has been killed, the owner when it gives up.
 -module(py_task).
 
--export([start/6, refuse/2, start_all/3, gather/2, await/2, cancel/1, are_calls/1]).
+-export([check/4, options/2]).
+-export([start/6, cast/4, refuse/2, start_all/3, gather/2, await/2, cancel/1, are_calls/1]).
 
 -export_type([call/0]).
 
 -type call() :: {py:name(), py:name(), list()} | {py:name(), py:name(), list(), py:kwargs()}.
 -type name() :: atom() | binary().
+
+%%% ------------------------------------------------------------------ options
+
+%% What is given with a task: as py_call:check/4, for the event loop.
+-spec check(py:name(), py:name(), timeout() | py_event_loop:options(), timeout()) ->
+          {ok, name(), name(), py_call:checked()} | py_call:error().
+check(Module, Function, Options, Default) ->
+    case {py_call:name(Module), py_call:name(Function), options(Options, Default)} of
+        {error, _, _} -> {error, {bad_option, module}};
+        {_, error, _} -> {error, {bad_option, function}};
+        {M, F, {ok, _, _, _, _, _} = Checked} -> {ok, M, F, Checked};
+        {_, _, Error} -> Error
+    end.
+
+%% The keyword arguments are among the options; without a limit it is the default.
+-spec options(timeout() | py_event_loop:options(), timeout()) -> py_call:checked() | py_call:error().
+options(Given, Default) when is_map(Given) ->
+    {Worker, Options} = case Given of
+                            #{executor := true} -> {true, maps:remove(executor, Given)};
+                            _ -> {false, Given}
+                        end,
+    on_loop(Worker, py_call:options(maps:get(kwargs, Options, #{}),
+                                    maps:merge(#{timeout => Default}, maps:remove(kwargs, Options))));
+options(Timeout, _) ->
+    on_loop(false, py_call:options(#{}, Timeout)).
+
+%% On the event loop, unless a worker is asked for in one way or another.
+on_loop(false, {ok, Key, Where, Wire, Queued, Timeout})
+  when not is_map_key(queue, Wire), not is_map_key(thread, Wire), not is_map_key(executor, Wire) ->
+    {ok, Key, Where, Wire#{loop => true}, Queued, Timeout};
+on_loop(_, Checked) ->
+    Checked.
 
 %%% ------------------------------------------------------------------ one
 
@@ -39,6 +72,15 @@ start_timer(infinity, _, _) -> none;
 start_timer(Timeout, Pid, Ref) -> erlang:send_after(Timeout, Pid, {call_timeout, Ref}).
 
 down(Node, Progress) -> {error, {node_down, Node, Progress}}.
+
+%% Nobody is told how it ends. One to a node that is not there is dropped, as a message would be.
+-spec cast(name(), name(), list(), py_call:checked()) -> ok.
+cast(M, F, Args, {ok, Key, _, Wire, Queued, _}) ->
+    case py_call:pick(py_table:nodes(Key), Wire) of
+        none -> ok;
+        {_, Pid, _} when Queued -> Pid ! {cast, M, F, Args, Wire}, ok;
+        {Node, _, _} -> erlang:send({pynode, Node}, {cast, M, F, Args, Wire}, [noconnect]), ok
+    end.
 
 %% The same of what cannot begin.
 -spec refuse(py_response | async_result, py_call:error()) -> reference().
