@@ -9,10 +9,13 @@ setup() ->
     Loops = [asyncio | [uvloop || has_uvloop()]],
     application:set_env(pynode, nodes, [spec(Loop, []) || Loop <- Loops] ++ [spec(script, ["-c", script()])]),
     {ok, _} = application:ensure_all_started(pynode),
+    functions(),
+    #{loops => Loops}.
+
+functions() ->
     ok = py:register_function(add_one, fun([X]) -> X + 1 end),
     ok = py:register_function(fails, fun([]) -> error(oops) end),
-    ok = py:register_function(sum_of_py, fun([X]) -> {ok, V} = py:call(loops, double, [X]), V + 1 end),
-    #{loops => Loops}.
+    ok = py:register_function(sum_of_py, fun([X]) -> {ok, V} = py:call(loops, double, [X]), V + 1 end).
 
 spec(Name, Args) ->
     Loop = case Name of script -> asyncio; _ -> Name end,
@@ -32,6 +35,7 @@ with(Spec, Fun) ->
     ok = application:stop(pynode),
     application:set_env(pynode, nodes, [maps:merge(spec(asyncio, []), Spec)]),
     {ok, _} = application:ensure_all_started(pynode),
+    functions(),
     try Fun()
     after
         application:stop(pynode),

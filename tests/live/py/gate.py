@@ -6,8 +6,11 @@ import socket
 def wait(port, value=None):
     """Connects to the test's listener, waits for its line, and returns the value."""
     with socket.create_connection(("127.0.0.1", port)) as door:
-        while not door.recv(100).endswith(b"\n"):
-            pass
+        line = b""
+        while not line.endswith(b"\n"):
+            line = door.recv(100)
+            if not line:
+                raise ConnectionError("the test has gone")
     return value
 
 
