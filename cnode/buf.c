@@ -4,9 +4,30 @@
 #include "buf.h"
 #include "log.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stdlib.h>
 
-enum { BUF_FIRST = 256 };
+enum {
+    BUF_FIRST = 256,
+    BUF_KEPT = 64 << 20, /* bytes at the end of a heap that are not given back to the system */
+    BUF_PAD = 256 << 10, /* that a heap grows by at least */
+    BUF_MAPPED =
+        32 << 20, /* what is larger has a mapping of its own, which is given back each time */
+};
+
+/* Buffers come and go with each batch of requests, and one thread gives back what another has taken. By
+ * itself glibc gives the memory back to the system each time, and takes it anew page by page: at a
+ * quarter of a million tasks a second that costs more than the tasks. It would take these same limits
+ * once it has seen so large a buffer. */
+void xmalloc_init(void) {
+#ifdef M_TRIM_THRESHOLD
+    mallopt(M_MMAP_THRESHOLD, BUF_MAPPED);
+    mallopt(M_TRIM_THRESHOLD, BUF_KEPT);
+    mallopt(M_TOP_PAD, BUF_PAD);
+#endif
+}
 
 void *xmalloc(size_t n) {
     void *p = malloc(n);

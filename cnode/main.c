@@ -15,6 +15,7 @@
  */
 #include "config.h"
 
+#include "buf.h"
 #include "channels.h"
 #include "connect.h"
 #include "control.h"
@@ -162,6 +163,7 @@ int main(int argc, char **argv) {
     struct err e = {0};
     int status = 0;
 
+    xmalloc_init();
     main_open_standard();
     if (options_parse(&options, argc, argv, &e) < 0 || main_open_log(&e) < 0) {
         fprintf(stderr, "pynode: %s\n", e.text);
