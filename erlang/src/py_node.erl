@@ -177,7 +177,7 @@ take({unwatch, Ref}, Batch, N, S) ->
     drain(Batch, N, unwatch(Ref, S));
 take({'DOWN', Monitor, process, Pid, _}, Batch, N, S) ->
     case {get(monitor), get(home)} of
-        {Monitor, _} -> finish({node_down, S#s.node, S#s.started}, Batch, S);
+        {Monitor, _} -> finish(node_down, Batch, S);
         {_, Monitor} -> finish(home_down, Batch, S);
         _ -> down(Monitor, Pid, Batch, N, S)
     end;
@@ -466,33 +466,45 @@ reached(_, _) -> unknown.
 leave(Reason, Batch, S) ->
     finish(Reason, [], flush(Batch, S)).
 
-%% Requests that have never left end as not started. All others that have a row are answered by py_home.
+%% Requests that have never left end as not started. All others that have a row are answered by py_home, before
+%% this process ends: then the table may go.
 -spec finish(term(), [tuple()], #s{}) -> no_return().
-finish(Reason, Batch, S0 = #s{unsent = Unsent, functions = Functions}) ->
-    [exit(Pid, kill) || Pid <- maps:values(Functions)], % nobody waits for them any more
+finish(Reason, Batch, S0 = #s{home = Home, unsent = Unsent}) ->
     [never_sent(Request, S0) || Request <- lists:flatten(lists:reverse(Unsent)) ++ lists:reverse(Batch)],
     S = finish_mailbox(S0),
+    [exit(Pid, kill) || Pid <- maps:values(S#s.functions)], % nobody waits for them any more
     map_size(S#s.started) > 0 andalso py_table:set_started(self(), S#s.started),
-    exit(case Reason of
-             {node_down, _, _} -> {shutdown, {node_down, S#s.node, S#s.started}};
-             _ -> Reason
-         end).
+    Exit = case Reason of
+               node_down -> {shutdown, {node_down, S#s.node, S#s.started}};
+               _ -> Reason
+           end,
+    Home ! {close, Exit},
+    Monitor = get(home),
+    receive
+        {closed, Home} -> exit(Exit);
+        {'DOWN', Monitor, process, _, _} -> exit(Exit)
+    end.
 
+%% What is there now: others go on sending until they see that this process has ended.
 finish_mailbox(S) ->
+    {message_queue_len, Length} = process_info(self(), message_queue_len),
+    finish_mailbox(Length, S).
+
+finish_mailbox(0, S) ->
+    S;
+finish_mailbox(Left, S) ->
     receive
         {begin_call, _, Call} ->
             never_sent(Call, S),
-            finish_mailbox(S);
+            finish_mailbox(Left - 1, S);
         {begin_calls, _, Calls} ->
             [never_sent(Call, S) || Call <- Calls],
-            finish_mailbox(S);
-        Call when element(1, Call) =:= call ->
-            never_sent(Call, S),
-            finish_mailbox(S);
+            finish_mailbox(Left - 1, S);
         {home, Items, _} ->
-            finish_mailbox(hear(Items, S))
-    after 0 ->
-            S
+            finish_mailbox(Left - 1, hear(Items, S));
+        Other ->
+            never_sent(Other, S),
+            finish_mailbox(Left - 1, S)
     end.
 
 never_sent({call, Ref, _, _, _, _}, #s{node = Node, home = Home}) ->

@@ -213,15 +213,20 @@ tell(Tag, Owner, Ref, Result) -> Owner ! {Tag, Ref, Result}.
 stop_timer(none) -> ok;
 stop_timer(Timer) -> erlang:cancel_timer(Timer, [{async, true}, {info, false}]).
 
-%% It has no answer and gets none.
+%% It has no answer and gets none. Those in the closed table are being answered.
 -spec take_call(reference()) -> row() | none.
 take_call(Ref) ->
-    try ets:take(py_calls, Ref) of
+    take_call(Ref, [py_calls, py_calls_closed]).
+
+take_call(Ref, [Table | Tables]) ->
+    try ets:take(Table, Ref) of
         [Row] -> stop_timer(element(7, Row)), Row;
         [] -> none
     catch
-        error:badarg -> none
-    end.
+        error:badarg -> take_call(Ref, Tables)
+    end;
+take_call(_, []) ->
+    none.
 
 -spec call(reference()) -> row() | none.
 call(Ref) ->
