@@ -286,7 +286,7 @@ task_growth(#ctx{py_pid = Pid, quick = Quick}) ->
     {{last, Grown}, []}.
 
 queued() ->
-    lists:sum([N || P <- processes(), {message_queue_len, N} <- [process_info(P, message_queue_len)]]).
+    lists:sum([N || P <- processes(), P =/= self(), {message_queue_len, N} <- [process_info(P, message_queue_len)]]).
 
 %% Calls/s of Python threads that call a function here; of as many processes of the peer, by erpc.
 callbacks(Threads) ->
