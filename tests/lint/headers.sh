@@ -11,7 +11,7 @@ without_header() {
     done
 }
 
-echo 1..5
+echo 1..6
 lint_files './*.c' './*.h' | without_header 1 '^/\* NAME - ' | lint_rule "C: /* name - what it is"
 lint_files './*.erl' | sed 's/[.]erl$//' | while read -r file; do
     grep -vx -m 1 '%% @private' "$file.erl" | grep -q "^%% ${file##*/}\([.]erl\)\{0,1\} - " || echo "$file.erl: line 1"
@@ -21,5 +21,6 @@ lint_files './*.sh' './run' './check' './tests/live/run-*' './tests/matrix' './b
 lint_files './*.py' | while read -r file; do
     head -n 5 "$file" | grep -q '^r\{0,1\}"""' || echo "$file"
 done | lint_rule "Python: a docstring first"
+lint_files './*.exs' | without_header 1 '^# NAME - ' | lint_rule "Elixir: # name - what it is"
 lint_files './m4/*.m4' './configure.ac' | without_header 1 '^dnl NAME - ' |
     lint_rule "m4: dnl name - what it is"
