@@ -484,19 +484,23 @@ void pool_start_interrupter(void) {
     log_warning("pool: cannot start a thread to interrupt: %s", strerror(error));
 }
 
-void pool_each_interrupt(pool_interrupt_cb *fn) {
+bool pool_each_interrupt(pool_interrupt_cb *fn) {
+    bool left = false;
+
     exec_lock();
-    pool.interrupting = false;
     for (struct exec_worker *w = pool.workers; w; w = w->next) {
         struct request *r = w->current;
 
         if (!r || !r->interrupt || r->answering)
             continue;
-        r->interrupt = false;
-        r->interrupted = true;
-        fn(w);
+        r->interrupted = fn(w);
+        r->interrupt = !r->interrupted;
+        left = left || r->interrupt;
     }
+    left = left && !pool.stopping;
+    pool.interrupting = left; /* by the same thread */
     exec_unlock();
+    return left;
 }
 
 int pool_report(int64_t now, void (*fn)(const struct request *r)) {

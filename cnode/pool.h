@@ -47,11 +47,12 @@ void pool_read_numbers(struct pool_numbers *n);
 typedef void pool_list_cb(void *arg, const struct exec_worker *w);
 void pool_list(pool_list_cb *fn, void *arg);
 
-/* Calls fn, under the lock, for each worker that has to be interrupted now; the request that it
- * runs has then been marked as interrupted. After exec_claim() there is no interruption any more,
- * so the worker looks at the mark then, and takes back what it has not felt yet. */
-typedef void pool_interrupt_cb(const struct exec_worker *w);
-void pool_each_interrupt(pool_interrupt_cb *fn);
+/* Calls fn, under the lock, for each worker that has to be interrupted now; if it answers that it has done
+ * so, the request is marked as interrupted. After exec_claim() there is no interruption any more, so the
+ * worker looks at the mark then, and takes back what it has not felt yet. Whether one is left that has to
+ * be looked at again. */
+typedef bool pool_interrupt_cb(const struct exec_worker *w);
+bool pool_each_interrupt(pool_interrupt_cb *fn);
 
 /* Calls fn, under the lock, for each request of the application that has been running for a
  * millisecond and is not known there to: how many. */

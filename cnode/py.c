@@ -54,11 +54,12 @@ void py_leave(void) {
     py_state = PyEval_SaveThread();
 }
 
-void py_visit(void (*fn)(void)) {
+bool py_visit(bool (*fn)(void)) {
     PyGILState_STATE state = PyGILState_Ensure();
+    bool result = fn();
 
-    fn();
     PyGILState_Release(state);
+    return result;
 }
 
 void py_raise_in(unsigned long thread, PyObject *exc) {

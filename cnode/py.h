@@ -42,7 +42,7 @@ void py_enter(void);
 void py_leave(void);
 
 /* Enters for the time of one call, in a thread that has no state of its own. */
-void py_visit(void (*fn)(void));
+bool py_visit(bool (*fn)(void));
 
 /* Has the class exc raised in the thread of that name (PyThread_get_thread_ident) at its next
  * bytecode; and takes back what this thread was to raise and has not yet. */

@@ -14,7 +14,7 @@ int py_interrupt_add(PyObject *module);
 /* The class; borrowed. */
 PyObject *py_interrupt_exception(void);
 
-/* Raises it in each worker that has to be interrupted: struct exec_hooks. */
+/* Raises it in each worker that has to be interrupted, when it imports nothing: struct exec_hooks. */
 void py_interrupt(void);
 
 #endif

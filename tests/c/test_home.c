@@ -106,8 +106,9 @@ static void serve_cb(struct exec_worker *w) {
     }
 }
 
-static void hit_cb(const struct exec_worker *w) {
+static bool hit_cb(const struct exec_worker *w) {
     (void)w;
+    return true;
 }
 
 static void interrupt_cb(void) {

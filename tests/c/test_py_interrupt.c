@@ -196,6 +196,20 @@ static void test_caught(void) {
     is_int(look(&cancelled) + look(&failed), 1, "with no error");
 }
 
+/* What has a frame of this file below it imports. */
+static void test_import(void) {
+    begin();
+    push("a", NULL,
+         "text = 'note()\\nfor i in range(3000000): pass\\nnote()\\n'\n"
+         "exec(compile(text, '<frozen importlib._bootstrap>', 'exec'))\n"
+         "while x: x = 1\n");
+    ok(until(&noted, 1), "an import");
+    interrupt("a");
+    ok(until(&served, 1), "is interrupted");
+    is_int(look(&noted), 2, "when it has been done");
+    is_int(look(&cancelled), 1, "and not before");
+}
+
 /* In C, with the GIL given back: it does not listen, and another thread takes its place. */
 static void test_stuck(void) {
     int before;
@@ -284,6 +298,7 @@ int main(void) {
         tap_bail("no pool");
     test_loop();
     test_caught();
+    test_import();
     test_stuck();
     test_short();
     pool_stop_begin();

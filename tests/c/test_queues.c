@@ -179,11 +179,12 @@ static bool lead_cb(struct exec_worker *w) {
 
 static _Atomic int raised_now;
 
-static void raise_cb(const struct exec_worker *w) {
+static bool raise_cb(const struct exec_worker *w) {
     struct state *s = w->context;
 
     atomic_store(&s->raised, w->current);
     atomic_fetch_add(&raised_now, 1);
+    return true;
 }
 
 static void interrupt_cb(void) {

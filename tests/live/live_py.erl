@@ -38,6 +38,7 @@ cases() ->
      {"a limit that passes while the answer is encoded", fun limit_encoding/1},
      {"limits that pass while the answer is under way leave nothing behind", fun limit_under_way/1},
      {"a cancelled call gets erlang.Cancelled, and the next on that worker its own answer", fun interrupted/1},
+     {"what is cancelled while it imports is stopped after that, and the package is whole", fun interrupted_import/1},
      {"a caller that dies: what it waits for is cancelled", fun caller_dies/1},
      {"callers that are killed do not spoil the count of calls in flight", fun counter/1},
      {"many callers: each gets its own answers, straight or combined", fun many/1},
@@ -281,6 +282,22 @@ limit_under_way(_) ->
      end || {Rs, Queue} <- Results],
     idle(),
     ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4])).
+
+%% A package that an exception has left in the middle of itself cannot be imported any more: its parts are there, and
+%% nobody tells it so.
+interrupted_import(#{node := Node}) ->
+    Gate = #{port := Port} = live:gate(),
+    Q = #{queue => imports},
+    {ok, none} = py:eval(<<"__import__('os').environ.update(HALVES_GATE=str(port))">>, #{port => Port}),
+    Ref = py:spawn_call(halves, spin, [], #{}, Q),
+    Importing = live:entered(Gate),
+    ok = py:cancel(Ref),
+    ?assertEqual({error, cancelled}, py:await(Ref)),
+    told(Node),
+    [{ok, none} = py:call(time, sleep, [0.001]) || _ <- lists:seq(1, 50)], % whoever wants to interrupt has had its turn
+    live:open(Importing),
+    ?assertEqual({ok, [<<"spin">>]}, py:call(halves, 'whole.copy', [], #{}, Q)),
+    ?assertEqual(ok, py:stop_queue(imports)).
 
 interrupted(_) ->
     ?assertEqual(ok, py:exec("import erlang, threading, time\nimport box\n"

@@ -1,0 +1,9 @@
+"""The half that is imported first."""
+
+__all__ = ["spin"]
+
+
+def spin():
+    """Never ends by itself."""
+    while True:
+        pass
