@@ -1,5 +1,6 @@
 """What the tour calls in Python beside the standard library (see tour.steps)."""
 
+import asyncio
 import hashlib
 import sqlite3
 import threading
@@ -93,3 +94,17 @@ def at_once(name, n):
 def echo(pid):
     """Sends the first message that its process gets to pid, and ends."""
     erlang.send(pid, (erlang.self(), erlang.receive(timeout=10)))
+
+
+async def squared_later(x):
+    """Waits a moment, as for somebody over the network, and asks Erlang."""
+    await asyncio.sleep(0.1)
+    return await erlang.async_call("square", x)
+
+
+def fibonacci(n):
+    """The first n Fibonacci numbers."""
+    a, b = 0, 1
+    for _ in range(n):
+        a, b = b, a + b
+        yield a
