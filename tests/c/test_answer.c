@@ -396,6 +396,18 @@ static void test_app_too_long(void) {
     request_free(r);
 }
 
+static void test_items(void) {
+    struct request *r = app_call("#{stream=>2}", false);
+    size_t begin = answer_items_begin(r, &out, 2);
+
+    term_put(&out, "1");
+    term_put(&out, "{a}");
+    etf_put_nil(&out);
+    is_int(answer_end(r, &out, begin), 0, "items of a stream");
+    is_str(term_take(&out), "{33," NOBODY "," R "} + {py_items," R ",[1,{a}]}", "go to who reads it");
+    request_free(r);
+}
+
 static void test_gen(void) {
     struct buf pid = {0}, tag = {0};
     struct request_gen gen = {{0}, {0}, {0}};
@@ -421,6 +433,7 @@ int main(void) {
     test_exit();
     test_announce();
     test_too_long();
+    test_items();
     test_gen();
     test_app_value();
     test_app_error();

@@ -236,6 +236,30 @@ static void test_list(void) {
     is_str(got(&a), TO(H) "[{" R4 ",{ok,42}}]", "the others do");
 }
 
+/* Credit is for a stream of the same connection. */
+static void test_credit(void) {
+    struct exec_worker me = {.number = 1};
+    struct request *r;
+
+    say(&a, "{call," R1 ",m,f,[],#{stream=>2}}");
+    say(&a, "{credit," R1 ",5}");
+    r = exec_pop(&me);
+    is_int(r->credit, 7, "a stream gets credit");
+    dropped();
+    say(&a, "[{credit," R1 ",1},{credit," R2 ",1}]");
+    is_int(r->credit, 8, "also in a list");
+    is_int(dropped(), 0, "one that has ended needs none");
+    say(&a, "{credit," R1 ",0}");
+    say(&a, "{credit," R1 ",-1}");
+    say(&a, "{credit," R1 ",many}");
+    say(&a, "{credit,stream,1}");
+    is_int(dropped(), 4, "what is no credit is dropped");
+    is_int(r->credit, 8, "and changes nothing");
+    answer(r, &me);
+    got(&a);
+    buf_done(&me.out);
+}
+
 static void test_garbage(void) {
     static const char *const messages[] = {
         "hello",
@@ -586,6 +610,7 @@ static void test_all(void) {
     test_reply();
     test_reply_sink();
     test_drop_queue();
+    test_credit();
     test_several();
     test_log();
     test_closed();

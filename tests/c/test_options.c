@@ -77,6 +77,8 @@ static void test_defaults(void) {
     is_int(o.queue_size, 10000, "default: 10000 wait");
     is_int(o.max_connections, 512, "default: 512 threads have connections of their own");
     is_int(o.mailbox_size, 10000, "default: 10000 messages wait");
+    is_int(o.max_tasks, 100000, "default: 100000 tasks");
+    is_int(o.loop, OPTIONS_LOOP_AUTO, "default: uvloop if it is there");
     ok(o.drain_timeout == 30, "default: 30 s to drain");
     is_int(o.path.len + o.imports.len + o.allow.len + o.connect.len, 0, "default: empty lists");
     ok(!o.owned, "default: owned by nobody");
@@ -91,7 +93,7 @@ static void test_defaults(void) {
 static void test_values(void) {
     is_int(parse("--name a-B_9@h.x --bind 127.0.0.1 --listen-min 4000 --listen-max 4010 "
                  "--net-ticktime 4 --workers 3 --max-workers 9 --queue-size 7 --max-frame 2M "
-                 "--max-connections 11 --mailbox-size 12 "
+                 "--max-connections 11 --mailbox-size 12 --max-tasks 13 --loop uvloop "
                  "--max-atoms 99 --drain-timeout 1.5 --log-file /l --log-level debug "
                  "--log-format json --strings bytes --none-atom nil --unconvertible str"),
            0, "all with a value");
@@ -107,6 +109,8 @@ static void test_values(void) {
     is_int(o.queue_size, 7, "--queue-size");
     is_int(o.max_connections, 11, "--max-connections");
     is_int(o.mailbox_size, 12, "--mailbox-size");
+    is_int(o.max_tasks, 13, "--max-tasks");
+    is_int(o.loop, OPTIONS_LOOP_UVLOOP, "--loop uvloop");
     is_int(o.max_frame, 2 << 20, "--max-frame");
     is_int(o.max_atoms, 99, "--max-atoms");
     ok(o.drain_timeout == 1.5, "--drain-timeout");
@@ -122,6 +126,8 @@ static void test_values(void) {
     is_int(parse("--max-connections 16384 --mailbox-size 10000000"), 0, "the most");
     is_int(o.max_connections, 16384, "16384 connections");
     is_int(o.mailbox_size, 10000000, "10000000 messages");
+    is_int(parse("--loop asyncio"), 0, "--loop asyncio");
+    is_int(o.loop, OPTIONS_LOOP_ASYNCIO, "is asyncio's");
     is_int(parse("--port=4711"), 0, "--port with =");
     is_int(o.listen_min, 4711, "--port is a range of one");
     is_int(o.listen_max, 4711, "--port, upper end");
@@ -206,6 +212,8 @@ static void test_refused(void) {
         {"--mailbox-size 0", EX_USAGE, "--mailbox-size: '0' is not a number from 1 to 10000000"},
         {"--mailbox-size 10000001", EX_USAGE,
          "--mailbox-size: '10000001' is not a number from 1 to 10000000"},
+        {"--max-tasks 0", EX_USAGE, "--max-tasks: '0' is not a number from 1 to 10000000"},
+        {"--loop trio", EX_USAGE, "--loop: 'trio' is not one of auto, asyncio, uvloop"},
         {"--max-atoms x", EX_USAGE, "--max-atoms: 'x' is not a number from 1 to 16777216"},
         {"--net-ticktime 0", EX_USAGE, "--net-ticktime: '0' is not a number from 1 to 86400"},
         {"--port 65536", EX_USAGE, "--port: '65536' is not a number from 0 to 65535"},
@@ -617,6 +625,7 @@ static void test_help(void) {
         "--strings",    "--none-atom",  "--unconvertible", "--max-frame",     "--max-atoms",
         "--log-level",  "--log-format", "--log-file",      "--drain-timeout", "--check-config",
         "--connect",    "--owned",      "--max-connections", "--mailbox-size",
+        "--max-tasks",  "--loop",
         "--version",    "--help",
     };
     const char *p, *next;

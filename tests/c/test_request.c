@@ -118,10 +118,13 @@ static void test_forms(void) {
 static const char *app_fields(const struct request *r) {
     const struct request_options *o = r ? &r->options : NULL;
     static char line[4096];
+    char stream[32] = "";
 
     if (!r)
         return "none";
-    snprintf(line, sizeof line, "%d %s %s:%s %s%s%s%s%s%s%s%s%s%s%s%s", r->kind, term_text(r->ref),
+    if (o->stream > 0)
+        snprintf(stream, sizeof stream, " stream %u/%lld", (unsigned)o->stream, (long long)r->credit);
+    snprintf(line, sizeof line, "%d %s %s:%s %s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", r->kind, term_text(r->ref),
              text(r->module), text(r->function), term_text(r->args),
              o->kwargs.data ? " kwargs " : "", o->kwargs.data ? term_text(o->kwargs) : "",
              o->queue.data ? " queue " : "", o->queue.data ? term_text(o->queue) : "",
@@ -129,7 +132,8 @@ static const char *app_fields(const struct request *r) {
              : o->strings == REQUEST_STRINGS_BYTES ? " bytes"
                                                    : "",
              o->traceback ? " traceback" : "", o->thread ? " thread" : "",
-             o->executor ? " executor" : "", o->bad.data ? " bad " : "",
+             o->executor ? " executor" : "", o->loop ? " loop" : "", o->map ? " map" : "", stream,
+             o->bad.data ? " bad " : "",
              o->bad.data ? text(o->bad) : "", r->gathered ? " gathered" : "");
     if (r->from.data || r->tag.data || r->to.data || r->res.data || r->pid_id || r->spawn_flags)
         tap_bail("%s: more was filled in than the application says", line);
@@ -171,6 +175,22 @@ static const struct {
     {CALL("#{thread=>true}"), CALLED " thread bad thread"},
     {CALL("#{executor=>blocking}"), CALLED " executor"},
     {CALL("#{executor=>default}"), CALLED " executor bad executor"},
+    {CALL("#{loop=>true}"), CALLED " loop"},
+    {CALL("#{loop=>false}"), CALLED " loop bad loop"},
+    {CALL("#{loop=>true,queue=>q}"), CALLED " queue q loop bad loop"},
+    {CALL("#{loop=>true,thread=>new}"), CALLED " thread loop bad loop"},
+    {CALL("#{loop=>true,executor=>blocking}"), CALLED " executor loop bad loop"},
+    {CALL("#{loop=>true,map=>true}"), CALLED " loop map"},
+    {CALL("#{map=>true}"), CALLED " map bad map"},
+    {CALL("#{loop=>true,map=>yes}"), CALLED " loop map bad map"},
+    {CALL("#{loop=>true,map=>true,stream=>1}"), CALLED " loop map stream 1/1 bad map"},
+    {CALL("#{stream=>64}"), CALLED " stream 64/64"},
+    {CALL("#{loop=>true,stream=>1048576}"), CALLED " loop stream 1048576/1048576"},
+    {CALL("#{stream=>1048577}"), CALLED " bad stream"},
+    {CALL("#{stream=>0}"), CALLED " bad stream"},
+    {CALL("#{stream=>-1}"), CALLED " bad stream"},
+    {CALL("#{stream=>many}"), CALLED " bad stream"},
+    {CAST("#{loop=>true}"), CAST_ " loop"},
     {CALL("#{timeout=>5000}"), CALLED " bad timeout"},
     {CALL("#{kwarg=>#{}}"), CALLED " bad kwarg"},
     {CALL("#{strings=>bytes,kwargs=>#{a=>1},queue=>q,traceback=>true,executor=>blocking}"),
@@ -204,7 +224,7 @@ static const struct {
 static void test_app_forms(void) {
     for (size_t i = 0; i < sizeof app_forms / sizeof *app_forms; i++) {
         const char *item = app_forms[i].item, *want = app_forms[i].want;
-        bool is_call = strncmp(want, "9 ", 2) == 0;
+        bool is_call = strncmp(want, "9 ", 2) == 0 && !strstr(want, " stream "); /* never gathered */
 
         for (int how = 0; how < 4; how++) {
             bool gathered = how / 2, whole = how % 2;
