@@ -375,7 +375,6 @@ static bool exec_mark_locked(struct request *r) {
         return false;
     }
     r->interrupt = true;
-    pool_notify_locked(r);
     return pool_needs_interrupter_locked();
 }
 

@@ -110,7 +110,7 @@ void pool_await(const struct request *r, bool credit, int64_t deadline) {
 
     pool_wait_begin();
     exec_lock();
-    while (!error && !(credit && r->credit > 0) && !r->interrupt && !r->interrupted)
+    while (!error && !(credit && r->credit > 0) && !r->interrupted)
         error = deadline > 0 ? pthread_cond_timedwait(&w->wake, &exec_mutex, &until)
                              : pthread_cond_wait(&w->wake, &exec_mutex);
     exec_unlock();
@@ -495,6 +495,8 @@ bool pool_each_interrupt(pool_interrupt_cb *fn) {
             continue;
         r->interrupted = fn(w);
         r->interrupt = !r->interrupted;
+        if (r->interrupted && atomic_load(&w->waiting))
+            pthread_cond_signal(&w->wake); /* pool_await() */
         left = left || r->interrupt;
     }
     left = left && !pool.stopping;

@@ -36,8 +36,9 @@ void pool_supervise(int64_t now);
 void pool_wait_begin(void);
 void pool_wait_end(void);
 
-/* The calling thread, which runs r, waits until r has credit, is cancelled, or the deadline (clock_now();
- * 0: none) has passed. Others take its place meanwhile. credit: false to wait for no credit. */
+/* The calling thread, which runs r, waits until r has credit, is interrupted, or the deadline (clock_now();
+ * 0: none) has passed. Others take its place meanwhile. credit: false to wait for no credit. Only a thread
+ * of the pool or of a queue can. */
 bool pool_is_worker(void);
 void pool_await(const struct request *r, bool credit, int64_t deadline);
 
