@@ -132,7 +132,7 @@ size_t tasks_take(struct request **into, size_t max) {
         tasks_begin_locked(r, now);
         into[n++] = r;
     }
-    if (!tasks.waiting.head) {
+    if (!tasks.waiting.head && !tasks.told) { /* what is told since wakes the loop again */
         if (atomic_exchange(&tasks.signalled, false) || tasks.woken)
             wake_clear(&tasks.wake);
         tasks.woken = false;

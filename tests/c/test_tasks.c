@@ -189,7 +189,9 @@ static void test_credit(void) {
     ok(!tasks_take_told(&cancelled), "which needs not be told");
     take();
     ok(exec_credit(CONN(0), ref_of("s"), 1), "for one that has begun");
+    ok(!take() && readable(), "a loop that has looked for that before finds it at the next turn");
     ok(tasks_take_told(&cancelled) == r && !cancelled && r->credit == 6, "the loop is told");
+    ok(!take() && !readable(), "and sleeps then");
     ok(!exec_credit(CONN(1), ref_of("s"), 1), "for another connection's there is none");
     r->credit = (int64_t)INT32_MAX + 1;
     exec_credit(CONN(0), ref_of("s"), INT32_MAX);
