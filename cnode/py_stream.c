@@ -17,17 +17,20 @@ enum {
     PY_STREAM_ITEMS = 256,       /* of a chunk */
     PY_STREAM_BYTES = 1 << 16,   /* the same */
     PY_STREAM_TURN_NS = 1000000, /* after which the loop sees to others */
+    PY_STREAM_SLOW_NS = 100000,  /* an item that takes longer is not kept back for the next one */
 };
 
 struct py_stream {
     PyObject_HEAD
-    struct request *r;
+    struct request *r;      /* NULL when it has ended */
     struct py_stream *next; /* those on the loop that wait for credit */
     PyObject *future;       /* which is this, or NULL */
     struct buf items;       /* terms that have not been sent */
     uint32_t len;           /* how many */
     int64_t credit;         /* taken from r's, under exec's lock, and not used yet */
     int64_t turn;           /* when this one began */
+    int64_t last;           /* when an item came */
+    bool due;               /* the loop will send what there is */
 };
 
 static PyTypeObject py_stream_type;
@@ -41,8 +44,8 @@ static void py_stream_take_credit(struct py_stream *s) {
     exec_unlock();
 }
 
-/* Sends what there is: 0, or -1 with an exception. */
-static int py_stream_send(struct py_stream *s) {
+/* Sends what there is, from the loop or a worker: 0, or -1 with an exception. */
+static int py_stream_send(struct py_stream *s, bool loop) {
     struct buf out = {0};
     size_t begin;
     int result;
@@ -59,7 +62,7 @@ static int py_stream_send(struct py_stream *s) {
         PyErr_SetString(PyExc_ValueError, "item: longer than a distribution frame can be");
     } else {
         outbox_put_buf(&s->r->conn->out, &out);
-        if (s->r->task) {
+        if (loop) {
             py_loop_touch(s->r->conn);
         } else {
             py_leave();
@@ -71,28 +74,54 @@ static int py_stream_send(struct py_stream *s) {
     return result;
 }
 
-/* put(item): whether to pause before the next one. */
+/* put(item): True if there should be a pause before the next one, in which what there is is sent; else
+ * False, or 2 if the loop is to call due() in a moment: the next item may take long. */
 static PyObject *py_stream_put(PyObject *self, PyObject *item) {
     struct py_stream *s = (struct py_stream *)self;
-    bool pause;
+    bool loop = s->r->task;
+    int64_t now = clock_now();
+    bool slow = now - s->last > PY_STREAM_SLOW_NS;
 
     if (py_encode(&s->items, item, "item") < 0)
         return NULL;
+    s->last = now;
     s->len++;
     s->credit--;
-    if ((s->len >= PY_STREAM_ITEMS || s->items.len >= PY_STREAM_BYTES) && py_stream_send(s) < 0)
+    if ((s->len >= PY_STREAM_ITEMS || s->items.len >= PY_STREAM_BYTES) &&
+        py_stream_send(s, loop) < 0)
         return NULL;
-    pause = s->credit <= 0;
-    if (pause)
+    if (s->credit <= 0)
         py_stream_take_credit(s);
-    pause = s->credit <= 0 || (s->r->task && clock_now() - s->turn > PY_STREAM_TURN_NS);
-    return PyBool_FromLong(pause);
+    if (s->credit <= 0 || slow || (loop && now - s->turn > PY_STREAM_TURN_NS))
+        return Py_NewRef(Py_True);
+    if (s->due || s->len == 0)
+        return Py_NewRef(Py_False);
+    s->due = true;
+    return PyLong_FromLong(2);
 }
 
 /* flush(): sends what there is. */
 static PyObject *py_stream_flush(PyObject *self, PyObject *unused) {
+    struct py_stream *s = (struct py_stream *)self;
+
     (void)unused;
-    return py_stream_send((struct py_stream *)self) < 0 ? NULL : Py_NewRef(Py_None);
+    return py_stream_send(s, s->r->task) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* due(): the same, by the loop for whoever makes the items. */
+static PyObject *py_stream_due(PyObject *self, PyObject *unused) {
+    struct py_stream *s = (struct py_stream *)self;
+
+    (void)unused;
+    s->due = false;
+    return s->r && py_stream_send(s, true) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* close(): it has ended, and its request goes. */
+static PyObject *py_stream_close(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ((struct py_stream *)self)->r = NULL;
+    return Py_NewRef(Py_None);
 }
 
 /* room(): a future that ends when there is credit; None if there is some. On the loop, which others have
@@ -178,7 +207,8 @@ static void py_stream_dealloc(PyObject *self) {
 static PyMethodDef py_stream_methods[] = {
     {"put", py_stream_put, METH_O, NULL},          {"flush", py_stream_flush, METH_NOARGS, NULL},
     {"begin", py_stream_begin, METH_NOARGS, NULL}, {"room", py_stream_room, METH_NOARGS, NULL},
-    {"wait", py_stream_wait, METH_NOARGS, NULL},   {NULL, NULL, 0, NULL},
+    {"wait", py_stream_wait, METH_NOARGS, NULL},   {"due", py_stream_due, METH_NOARGS, NULL},
+    {"close", py_stream_close, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL},
 };
 
 static PyTypeObject py_stream_type = {

@@ -1,25 +1,40 @@
-"""What drives a generator for Erlang: on the node's event loop, or in a worker."""
+"""What drives a generator for Erlang: on the node's event loop, or in a worker.
+
+Items are sent many at once, but none waits for the next one if that takes long.
+"""
 
 import asyncio
+
+_SOON = 0.001  # seconds that an item waits for others
 
 
 async def start(source, stream):
     """Sends what source yields, a generator or any other iterable, asynchronous or not."""
     stream.begin()
-    if not hasattr(source, "__aiter__") and hasattr(source, "__await__"):
-        source = await source
     try:
-        if hasattr(source, "__aiter__"):
-            async for item in source:
-                if stream.put(item):
-                    await _pause(stream)
-        else:
-            for item in source:
-                if stream.put(item):
-                    await _pause(stream)
+        if not hasattr(source, "__aiter__") and hasattr(source, "__await__"):
+            source = await source
+        try:
+            if hasattr(source, "__aiter__"):
+                later = asyncio.get_running_loop().call_later
+                async for item in source:
+                    if how := stream.put(item):
+                        if how is True:
+                            await _pause(stream)
+                        else:
+                            later(_SOON, stream.due)
+            else:
+                for item in source:
+                    if stream.put(item) is True:
+                        await _pause(stream)
+        except Exception:
+            stream.flush()  # what came before
+            raise
+        finally:
+            await _close(source)
+        stream.flush()
     finally:
-        await _close(source)
-    stream.flush()
+        stream.close()
 
 
 async def _pause(stream):
@@ -44,11 +59,31 @@ async def _close(source):
 def run(source, stream):
     """The same in a worker; source is a plain iterable."""
     try:
-        for item in source:
-            if stream.put(item):
-                stream.flush()
-                stream.wait()
+        try:
+            for item in source:
+                if how := stream.put(item):
+                    if how is True:
+                        stream.flush()
+                        stream.wait()
+                    else:
+                        _soon(stream)
+        except Exception:
+            stream.flush()
+            raise
+        finally:
+            if hasattr(source, "close"):
+                source.close()
+        stream.flush()
     finally:
-        if hasattr(source, "close"):
-            source.close()
-    stream.flush()
+        stream.close()
+
+
+def _soon(stream):
+    """Has the event loop send what there is, while the worker may be busy with the next item."""
+    from erlang import _loop
+
+    loop = _loop.get()
+    try:
+        loop.call_soon_threadsafe(loop.call_later, _SOON, stream.due)
+    except RuntimeError:
+        pass  # the node leaves
