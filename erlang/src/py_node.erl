@@ -13,7 +13,7 @@
 %%      {cancel_call, Ref}               of those that have a row: it ends in {error, cancelled}
 %%      {call_timeout, Ref}              the same, in {error, timeout}
 %%      {drop_call, Row}                 whoever sends this has taken the row: the call is cancelled
-%%      {drop_queue, Name}
+%%      {drop_queue, Name}, {credit, Ref, N}   go to the node as they are
 %%      {sent, Sender}                   of its own: the connection takes messages again
 %%      {watch, Pid, Ref, Slot, {M, F}}  Pid has waited for long: it is monitored from here on
 %%      {unwatch, Ref}
@@ -171,6 +171,8 @@ take({drop_call, {Ref, _, Owner, _, M, F, _}}, Batch, N, S) ->
     cancel(Ref, {M, F}, Batch, N, S);
 take({drop_queue, _} = Drop, Batch, _N, S) ->
     loop(flush([Drop | Batch], S));
+take({credit, _, _} = Credit, Batch, N, S) ->
+    drain([Credit | Batch], N + 1, S);
 take({watch, Pid, Ref, Slot, MF}, Batch, N, S) ->
     drain(Batch, N, watch(Pid, Ref, Slot, MF, S));
 take({unwatch, Ref}, Batch, N, S) ->

@@ -13,7 +13,7 @@
 
 -export_type([options/0]).
 
--type options() :: #{window => pos_integer(), executor => true | blocking, _ => _}.
+-type options() :: #{window => pos_integer(), executor => boolean() | blocking, _ => _}.
 -type name() :: atom() | binary().
 
 -define(WINDOW, 64).          % items that the reader has not taken yet
@@ -123,7 +123,7 @@ own_options(Given, Default) when is_map(Given) ->
     is_integer(Window) andalso Window > 0 andalso Window =< ?WINDOW_MAX orelse throw({bad_option, window}),
     Options = maps:remove(window, Given),
     case Options of
-        #{executor := true} -> {maps:remove(executor, Options), Window, false};
+        #{executor := Is} when is_boolean(Is) -> {maps:remove(executor, Options), Window, not Is};
         _ -> {Options, Window, true}
     end;
 own_options(Timeout, Default) ->
@@ -139,10 +139,10 @@ wire(Wire, Window, _) ->
 
 -spec init(pid(), reference(), forward | collect, {name(), name(), list()}, py_call:checked(), map()) -> ok.
 init(Owner, Ref, Mode, {M, F, Args}, {ok, Key, Where, _, _, Timeout}, Wire = #{stream := Window}) ->
-    Mode =:= collect orelse receive registered -> ok end,
+    erlang:monitor(process, Owner),
+    Mode =:= collect orelse registered(Owner, Ref),
     case py_call:pick(py_table:nodes(Key), Wire) of
         {Node, Pid, Counter} ->
-            erlang:monitor(process, Owner),
             Timeout =:= infinity orelse erlang:send_after(Timeout, self(), {give_up, {error, timeout}}),
             {Slot, _} = py_counter:enter(py_counter:array(), Counter),
             S = #s{owner = Owner, ref = Ref, mode = Mode, node = Node, py_node = Pid, mf = {M, F}, slot = Slot,
@@ -157,6 +157,13 @@ init(Owner, Ref, Mode, {M, F, Args}, {ok, Key, Where, _, _, Timeout}, Wire = #{s
             ok
     end.
 
+%% The owner has made it known, by which it can be cancelled.
+registered(Owner, Ref) ->
+    receive
+        registered -> ok;
+        {'DOWN', _, process, Owner, _} -> py_table:remove_stream(Ref), exit(normal)
+    end.
+
 loop(S = #s{alias = Alias, monitor = Monitor, owner = Owner}) ->
     receive
         {py_items, Alias, Items} -> loop(credit(take(Items, S)));
@@ -164,7 +171,11 @@ loop(S = #s{alias = Alias, monitor = Monitor, owner = Owner}) ->
         {py_response, Alias, Error} -> finish(Error, S);
         {cancel, From} -> abort(S), py_table:remove_stream(S#s.ref), From ! {From, cancelled}, ok;
         {give_up, Outcome} -> abort(S), finish(Outcome, S);
-        {'DOWN', Monitor, process, Pid, Reason} -> finish({error, {node_down, S#s.node, py_node:progress(Alias, Pid, Reason)}}, S);
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            finish({error, {node_down, S#s.node, py_node:progress(Alias, Pid, Reason)}}, S),
+            %% The node itself may live on.
+            erlang:send({pynode, S#s.node}, {cancel, Alias}, [noconnect]),
+            ok;
         {'DOWN', _, process, Owner, _} -> abort(S), leave(S)
     after S#s.look ->
             loop(look(S))
@@ -249,7 +260,8 @@ later(S = #s{look = Look}) when Look =:= infinity; Look =:= 0 -> S#s{look = ?FIR
 later(S = #s{look = Look}) -> S#s{look = min(2 * Look, ?LAST_LOOK)}.
 
 %% When nothing is owed the next items bring the next look.
-give(N, S = #s{node = Node, alias = Alias, owed = Owed}) ->
-    erlang:send({pynode, Node}, {credit, Alias, N}, [noconnect]),
+give(N, S = #s{node = Node, py_node = Pid, alias = Alias, owed = Owed}) ->
+    Credit = {credit, Alias, N},
+    erlang:send({pynode, Node}, Credit, [noconnect, nosuspend]) =:= nosuspend andalso (Pid ! Credit),
     Look = case Owed - N of 0 -> infinity; _ -> 0 end,
     S#s{owed = Owed - N, look = Look, quick = ?QUICK_LOOKS}.
