@@ -47,7 +47,7 @@
 %% share. `queue': one after another, in order, on one thread; of several nodes at one, as long as that is up.
 %% `thread': on a thread of its own. `executor': in the thread pool of `erlang.blocking'.
 -type stream_options() :: #{window => pos_integer(),
-                            executor => true | blocking,
+                            executor => boolean() | blocking,
                             timeout => timeout(),
                             node => node() | atom(),
                             strings => utf8 | bytes,
@@ -365,11 +365,21 @@ map(Module, Function, ListOfArgs) ->
 map(Module, Function, ListOfArgs, Options) ->
     case py_task:check(Module, Function, Options, ?TIMEOUT) of
         {ok, M, F, {ok, Key, Where, Wire = #{loop := true}, Queued, Limit}} ->
-            py_call:run(M, F, ListOfArgs, {ok, Key, Where, Wire#{map => true}, Queued, Limit});
+            case is_proper(ListOfArgs) of
+                true -> py_call:run(M, F, ListOfArgs, {ok, Key, Where, Wire#{map => true}, Queued, Limit});
+                false -> {error, {bad_option, args}}
+            end;
         {ok, _, _, _} ->
             {error, {bad_option, executor}}; % or queue or thread
         Error ->
             Error
+    end.
+
+is_proper(List) ->
+    try length(List) of
+        _ -> true
+    catch
+        error:badarg -> false
     end.
 
 %% @doc Begins many tasks with one message: the same as `py_event_loop:create_tasks/1'.

@@ -22,7 +22,7 @@
 -type options() :: #{kwargs => py:kwargs(),
                      timeout => timeout(),
                      node => node() | atom(),
-                     executor => true | blocking,
+                     executor => boolean() | blocking,
                      traceback => boolean(),
                      strings => utf8 | bytes}.
 %% As those of `py:call/5'. `executor => true': in a worker.

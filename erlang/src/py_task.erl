@@ -30,7 +30,7 @@ check(Module, Function, Options, Default) ->
 -spec options(timeout() | py_event_loop:options(), timeout()) -> py_call:checked() | py_call:error().
 options(Given, Default) when is_map(Given) ->
     {Worker, Options} = case Given of
-                            #{executor := true} -> {true, maps:remove(executor, Given)};
+                            #{executor := Is} when is_boolean(Is) -> {Is, maps:remove(executor, Given)};
                             _ -> {false, Given}
                         end,
     on_loop(Worker, py_call:options(maps:get(kwargs, Options, #{}),
