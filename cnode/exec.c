@@ -286,6 +286,12 @@ void exec_finish(struct exec_worker *w, struct request *r) {
     exec_unlock();
 }
 
+/* r is a queue's no more: the queue may end before it does. */
+static void exec_leave_queue_locked(struct request *r) {
+    if (r->lane && r->lane->queue)
+        r->lane = NULL;
+}
+
 /* w has not done all of r, but lets go of it: false when r was cancelled. */
 static bool exec_give_up_locked(struct exec_worker *w, struct request *r) {
     if (r->abandoned || r->interrupt || r->interrupted) {
@@ -303,8 +309,10 @@ bool exec_adopt(struct exec_worker *w, struct request *r) {
 
     exec_lock();
     given = exec_give_up_locked(w, r);
-    if (given)
+    if (given) {
+        exec_leave_queue_locked(r);
         tasks_add_locked(r); /* also beyond the maximum: it runs already */
+    }
     exec_unlock();
     return given;
 }

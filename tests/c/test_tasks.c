@@ -4,6 +4,7 @@
  */
 #include "config.h"
 
+#include "queues.h"
 #include "requests.h"
 #include "tasks.h"
 #include "tap.h"
@@ -214,6 +215,7 @@ static struct request *work(const char *ref, struct exec_lane *lane) {
 
 static void test_adopt(void) {
     struct request *waiting, *r = work("a", NULL);
+    struct queue queue = {.lane = {.queue = &queue}};
     struct exec_lane lane = {0};
 
     ok(exec_adopt(&me, r) && !me.current, "a worker gives up what it runs");
@@ -239,6 +241,11 @@ static void test_adopt(void) {
     exec_adopt(&me, r);
     end(take());
     ok(!lane.busy, "or has ended");
+    r = work("q", NULL);
+    r->lane = &queue.lane;
+    exec_adopt(&me, r);
+    ok(!r->lane, "one of a queue's does not need the queue any more, which may be freed");
+    end(take());
     for (int i = 0; i < MAX + 2; i++)
         exec_adopt(&me, work("x", NULL));
     is_int(tasks_count(), MAX + 2, "what runs already is taken beyond the maximum");
