@@ -31,6 +31,7 @@ struct py_stream {
     int64_t turn;           /* when this one began */
     int64_t last;           /* when an item came */
     bool due;               /* the loop will send what there is */
+    bool encoding;          /* an item, which may run Python code that lets the loop in */
 };
 
 static PyTypeObject py_stream_type;
@@ -81,8 +82,12 @@ static PyObject *py_stream_put(PyObject *self, PyObject *item) {
     bool loop = s->r->task;
     int64_t now = clock_now();
     bool slow = now - s->last > PY_STREAM_SLOW_NS;
+    int result;
 
-    if (py_encode(&s->items, item, "item") < 0)
+    s->encoding = true;
+    result = py_encode(&s->items, item, "item");
+    s->encoding = false;
+    if (result < 0)
         return NULL;
     s->last = now;
     s->len++;
@@ -114,6 +119,8 @@ static PyObject *py_stream_due(PyObject *self, PyObject *unused) {
 
     (void)unused;
     s->due = false;
+    if (s->encoding) /* the item that is being made sees to it */
+        return Py_NewRef(Py_None);
     return s->r && py_stream_send(s, true) < 0 ? NULL : Py_NewRef(Py_None);
 }
 

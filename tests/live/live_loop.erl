@@ -70,7 +70,9 @@ cases() ->
      {"erlang.sleep, plain and awaited", fun sleep/1},
      {"a task is a process to Erlang", fun process/1},
      {"a task that forks comes back once", fun forks/1},
-     {"what would go on for ever ends when it is cancelled", fun for_ever/1}].
+     {"what would go on for ever ends when it is cancelled", fun for_ever/1},
+     {"what a generator has yielded before it fails comes before its error", fun items_before_error/1},
+     {"an item does not wait for the next one", fun items_at_once/1}].
 
 others() ->
     [{"many maps, many items, of all kinds", fun maps_of_all_kinds/0},
@@ -305,6 +307,28 @@ for_ever(L) ->
          live:eventually(fun() -> idle(L) end)
      end || {Begin, Await} <- [{fun(Port) -> create(L, for_ever, [Port]) end, fun(R) -> py_event_loop:await(R) end},
                                {fun(Port) -> py:spawn_call(loops, for_ever, [Port], #{}, #{node => L}) end, fun(R) -> py:await(R) end}]].
+
+items_before_error(L) ->
+    [?assertMatch([0, 1, 2, {error, {Class, _}}], items(py:stream_start(loops, F, [3], #{}, Options#{node => L})))
+     || {F, Class} <- [{yields_and_fails, 'ValueError'}, {async_yields_and_fails, 'ValueError'}, {yields_object, 'TypeError'}],
+        Options <- [#{}, #{executor => true}]].
+
+items(Ref) ->
+    receive
+        {py_stream, Ref, {data, Item}} -> [Item | items(Ref)];
+        {py_stream, Ref, End} -> [End]
+    after live:ms(10000) -> [late]
+    end.
+
+items_at_once(L) ->
+    [begin
+         Gate = #{port := Port} = live:gate(),
+         Ref = py:stream_start(loops, F, [Port], #{}, Options#{node => L}),
+         Door = live:entered(Gate),
+         ?assertEqual(<<"first">>, receive {py_stream, Ref, {data, Item}} -> Item after live:ms(5000) -> late end),
+         live:open(Door),
+         ?assertEqual([<<"second">>, done], items(Ref))
+     end || {F, Options} <- [{yields_and_waits, #{}}, {yields_and_waits, #{executor => true}}, {yields_and_blocks, #{executor => true}}]].
 
 idle(L) ->
     #{tasks := Tasks, running := Running, queued := Queued} = rpc:call(name(L), pynode, status, []),

@@ -350,3 +350,35 @@ async def whoami():
     me = erlang.self()
     await asyncio.sleep(0)
     return [me, erlang.self() == me]
+
+
+# Streams.
+
+
+def yields_and_fails(n):
+    yield from range(n)
+    raise ValueError("too far")
+
+
+async def async_yields_and_fails(n):
+    for i in range(n):
+        yield i
+    raise ValueError("too far")
+
+
+def yields_object(n):
+    yield from range(n)
+    yield [1, object()]
+
+
+async def yields_and_waits(port):
+    """Yields, and says that it waits before the next one."""
+    yield "first"
+    await asyncio.to_thread(gate.wait, port)
+    yield "second"
+
+
+def yields_and_blocks(port):
+    yield "first"
+    gate.wait(port)
+    yield "second"
