@@ -656,8 +656,8 @@ static bool io_spin_for_tasks(int fd, bool *readable) {
     return false;
 }
 
-/* Sleeps, as the leader, until there are events, which it sees to, or fd is readable: false when another
- * has taken the lead meanwhile. */
+/* Sleeps, as the leader, until there are events, which it sees to, or fd is readable or a signal has come,
+ * whose handler may be Python's: false when another has taken the lead meanwhile. */
 static bool io_wait_with(int fd, int timeout, bool *readable) {
     struct pollfd p[] = {{io.epoll, POLLIN, 0}, {fd, POLLIN, 0}};
     struct epoll_event events[IO_EVENTS];
@@ -665,7 +665,7 @@ static bool io_wait_with(int fd, int timeout, bool *readable) {
 
     leader_wait(&io.leader);
     n = poll(p, 2, timeout);
-    *readable = n > 0 && p[1].revents != 0;
+    *readable = n < 0 || (n > 0 && p[1].revents != 0);
     if (!leader_resume(&io.leader, LEADER_TASKS))
         return false;
     n = n > 0 && p[0].revents != 0 ? epoll_wait(io.epoll, events, IO_EVENTS, 0) : 0;
