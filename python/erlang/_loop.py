@@ -44,8 +44,8 @@ def _new_loop(kind):
 
 
 def run(kind):
-    """Runs the loop until the node leaves. Who stops it, or lets SystemExit out of a callback, just makes
-    it begin again.
+    """Runs the loop until the node leaves. Who stops it, or lets SystemExit out of a callback or anything
+    out of a signal's handler, just makes it begin again.
     """
     global _loop
     loop, looks = _new_loop(kind)
@@ -57,13 +57,20 @@ def run(kind):
     _loop = loop
     _started.set()
     while not _erlang._loop_stopping():
-        try:
-            loop.run_forever()
-        except (KeyboardInterrupt, SystemExit) as exception:
-            loop.call_exception_handler(
-                {"message": f"{exception!r} does not end the node's event loop", "exception": exception}
-            )
+        _guard(loop, loop.run_forever)
     _end(loop)
+
+
+def _guard(loop, function, *args):
+    """Calls it. An exception is logged, also if the loop's exception handler lets one out."""
+    try:
+        function(*args)
+    except BaseException as exception:
+        context = {"message": f"{exception!r} does not end the node's event loop", "exception": exception}
+        try:
+            loop.call_exception_handler(context)
+        except BaseException:
+            loop.default_exception_handler(context)
 
 
 def _end(loop):
@@ -73,8 +80,15 @@ def _end(loop):
     for task in tasks:
         task.cancel()
     if tasks:
-        loop.run_until_complete(asyncio.wait(tasks, timeout=1))
-    loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 1))
+        _complete(loop, asyncio.wait(tasks, timeout=1))
+    _complete(loop, asyncio.wait([loop.create_task(loop.shutdown_asyncgens())], timeout=1))
+
+
+def _complete(loop, coro):
+    """Runs it to its end, whoever stops the loop meanwhile."""
+    task = loop.create_task(coro)
+    while not task.done():
+        _guard(loop, loop.run_until_complete, task)
 
 
 def get():

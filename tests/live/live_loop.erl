@@ -85,6 +85,9 @@ others() ->
      {"more than --max-tasks are refused, the others are served", fun max_tasks/0},
      {"options that do not go together are refused", fun bad_options/0},
      {"drain: tasks end first; those that take too long are cancelled", fun drained/0},
+     {"a signal's handler runs while the loop has nothing to do", fun plain_handler/0},
+     {"an exception out of a signal's handler does not end the loop", fun raising_handler/0},
+     {"who exits while the node leaves, or does not end, leaves the others their time", fun tidy_up/0},
      {"a script that runs a loop of its own, and the node's beside it", fun own_loop/0},
      {"--loop uvloop without uvloop is an error of the configuration", fun no_uvloop/0},
      {"a peer that takes no answers gets no tasks run", fun held_back/0}].
@@ -467,6 +470,47 @@ drained() ->
     live:signal(Other, "TERM"),
     ?assertEqual(0, live:wait_exit(Other)),
     ?assert(filelib:is_regular(File)).
+
+plain_handler() ->
+    [begin
+         Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", atom_to_list(L)]}),
+         {ok, none} = raw(N, loops, plain_handler, []),
+         [begin
+              [{ok, 2} = raw(N, loops, double, [1]) || _ <- lists:seq(1, 50)],
+              timer:sleep(50),
+              Mark = live:mark(Node),
+              live:signal(Node, "USR2"),
+              live:wait_line(Node, "handled", Mark)
+          end || _ <- [1, 2, 3]],
+         live:signal(Node, "TERM"),
+         ?assertEqual(0, live:wait_exit(Node))
+     end || L <- [asyncio | [uvloop || has_uvloop()]]].
+
+raising_handler() ->
+    Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", "asyncio"]}),
+    {ok, none} = raw(N, loops, raising_handler, []),
+    [begin
+         Mark = live:mark(Node),
+         live:signal(Node, "USR2"),
+         live:wait_line(Node, "OSError: from a handler", Mark),
+         ?assertEqual({ok, 2}, raw(N, loops, double, [1]))
+     end || _ <- [1, 2]],
+    {ok, none} = raw(N, loops, raising_exception_handler, []),
+    {ok, none} = raw(N, loops, exit_in_callback, []),
+    ?assertEqual({ok, 2}, raw(N, loops, double, [1])),
+    live:signal(Node, "TERM"),
+    ?assertEqual(0, live:wait_exit(Node)).
+
+tidy_up() ->
+    Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", "asyncio"]}),
+    File = live:tmp("tidy_up.ended"),
+    {ok, none} = raw(N, loops, async_generator_stays, []),
+    {ok, none} = raw(N, loops, tidy_up, [list_to_binary(File)]),
+    {ok, 2} = raw(N, loops, double, [1]),
+    live:signal(Node, "TERM"),
+    ?assertEqual(0, live:wait_exit(Node)),
+    ?assert(filelib:is_regular(File)),
+    ?assertEqual([], [L || L <- live:lines(Node), string:find(L, "could not run") =/= nomatch]).
 
 own_loop() ->
     Script = "import asyncio, loops\n"

@@ -171,6 +171,60 @@ def exit_in_callback():
     asyncio.get_running_loop().call_soon(leave)
 
 
+def plain_handler():
+    """A signal handler that the loop knows nothing of."""
+    signal.signal(signal.SIGUSR2, lambda signo, frame: print("handled", file=sys.stderr, flush=True))
+
+
+def raising_handler():
+    """A signal handler that raises, wherever it interrupts the loop."""
+
+    def raises(signo, frame):
+        raise OSError("from a handler")
+
+    signal.signal(signal.SIGUSR2, raises)
+
+
+def raising_exception_handler():
+    def raises(loop, context):
+        raise SystemExit(5)
+
+    asyncio.get_running_loop().set_exception_handler(raises)
+
+
+async def async_generator_stays():
+    """Leaves an asynchronous generator that does not end when it is closed."""
+
+    async def stays():
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(3600)
+
+    notes.append(stays())
+    await notes[-1].__anext__()
+
+
+def tidy_up(path):
+    """Tasks of Python's own: one exits when it is cancelled, the other one has to end all the same."""
+
+    async def exits():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            sys.exit(7)
+
+    async def tidies():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.1)
+            open(path, "w").close()
+
+    erlang.spawn_task(exits())
+    erlang.spawn_task(tidies())
+
+
 async def exits():
     raise SystemExit(4)
 
