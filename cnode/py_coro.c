@@ -17,7 +17,7 @@ struct py_coro {
     const struct request *r; /* borrowed */
     struct proc *process;    /* that it is to Erlang, when it has asked for it; counted */
     py_coro_done *done;      /* NULL: it has been called */
-    bool begun;
+    bool begun, running;
     void *arg;
 };
 
@@ -60,11 +60,12 @@ static struct py_coro_step py_coro_enter(struct py_coro *c) {
     py_thread_set_served(c->process);
     if (!c->begun && py_callback_share() < 0)
         PyErr_WriteUnraisable((PyObject *)c);
-    c->begun = true;
+    c->begun = c->running = true;
     return step;
 }
 
 static void py_coro_leave(struct py_coro *c, const struct py_coro_step *step) {
+    c->running = false;
     c->process = py_thread_take_served();
     py_thread_serve(NULL);
     py_server_set_running(step->server);
@@ -97,15 +98,24 @@ static PySendResult py_coro_settle(struct py_coro *c, PySendResult sent, PyObjec
     return PYGEN_ERROR;
 }
 
+/* As for any coroutine: a step is none of its own steps, and does not close it. */
+static bool py_coro_is_running(const struct py_coro *c) {
+    if (c->running)
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    return c->running;
+}
+
 static PySendResult py_coro_send(PyObject *self, PyObject *arg, PyObject **result) {
     struct py_coro *c = (struct py_coro *)self;
     struct py_coro_step step;
     PyObject *value = NULL, *inner;
     PySendResult sent;
 
+    *result = NULL;
+    if (py_coro_is_running(c))
+        return PYGEN_ERROR;
     if (!c->inner) {
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-        *result = NULL;
         return PYGEN_ERROR;
     }
     inner = Py_NewRef(c->inner);
@@ -176,6 +186,8 @@ static PyObject *py_coro_throw(PyObject *self, PyObject *args) {
     PyObject *value = NULL, *result = NULL, *inner, *throw;
     PySendResult sent = PYGEN_NEXT;
 
+    if (py_coro_is_running(c))
+        return NULL;
     if (!c->inner) {
         py_coro_set_thrown(args);
         return NULL;
@@ -204,6 +216,8 @@ static PyObject *py_coro_close(PyObject *self, PyObject *unused) {
     PyObject *inner = c->inner, *none = NULL;
 
     (void)unused;
+    if (py_coro_is_running(c))
+        return NULL;
     if (!inner)
         Py_RETURN_NONE;
     c->inner = NULL;
@@ -311,7 +325,7 @@ PyObject *py_coro_new(PyObject *awaitable, const struct request *r, py_coro_done
     c->r = r;
     c->process = NULL;
     c->done = done;
-    c->begun = false;
+    c->begun = c->running = false;
     c->arg = arg;
     return (PyObject *)c;
 }
