@@ -181,6 +181,12 @@ static PyObject *py_loop_flush(PyObject *self, PyObject *unused) {
 
 static PyMethodDef py_loop_flush_def = {"_loop_flush", py_loop_flush, METH_NOARGS, NULL};
 
+/* A callback has forked and come back twice: in the child there is no node. */
+static void py_loop_check_forked(void) {
+    if (io_forked())
+        _exit(0);
+}
+
 /* Tasks. */
 
 void py_loop_took(const struct request *r, int64_t begun) {
@@ -348,6 +354,7 @@ PyObject *py_loop_turn(PyObject *self, PyObject *unused) {
 
     (void)self;
     (void)unused;
+    py_loop_check_forked();
     py_release_deferred();
     while ((r = tasks_take_told(&cancelled)))
         py_loop_tell(r, cancelled);
@@ -365,6 +372,7 @@ PyObject *py_loop_wait(PyObject *self, PyObject *args) {
     int fd;
 
     (void)self;
+    py_loop_check_forked();
     if (!PyArg_ParseTuple(args, "iO", &fd, &timeout))
         return NULL;
     if (py_thread_deadline(timeout, &deadline) < 0)

@@ -71,6 +71,7 @@ cases() ->
      {"a task is a process to Erlang", fun process/1},
      {"a task that forks comes back once", fun forks/1},
      {"what would go on for ever ends when it is cancelled", fun for_ever/1},
+     {"what steps or closes itself is told that it runs", fun steps_itself/1},
      {"what a generator has yielded before it fails comes before its error", fun items_before_error/1},
      {"an item does not wait for the next one", fun items_at_once/1}].
 
@@ -297,6 +298,7 @@ process(L) ->
 forks(L) ->
     ?assertEqual({ok, <<"plain">>}, run(L, fork, [<<"plain">>])),
     ?assertEqual({ok, <<"coroutine">>}, run(L, async_fork, [<<"coroutine">>])),
+    L =:= uvloop orelse ?assertEqual({ok, 0}, run(L, fork_in_callback, [])),
     ?assertEqual({ok, 2}, run(L, double, [1])).
 
 for_ever(L) ->
@@ -310,6 +312,10 @@ for_ever(L) ->
          live:eventually(fun() -> idle(L) end)
      end || {Begin, Await} <- [{fun(Port) -> create(L, for_ever, [Port]) end, fun(R) -> py_event_loop:await(R) end},
                                {fun(Port) -> py:spawn_call(loops, for_ever, [Port], #{}, #{node => L}) end, fun(R) -> py:await(R) end}]].
+
+steps_itself(L) ->
+    [?assertEqual({ok, <<"coroutine already executing">>}, run(L, steps_itself, Args))
+     || Args <- [[<<"close">>], [<<"send">>, none], [<<"throw">>, none]]].
 
 items_before_error(L) ->
     [?assertMatch([0, 1, 2, {error, {Class, _}}], items(py:stream_start(loops, F, [3], #{}, Options#{node => L})))

@@ -155,6 +155,16 @@ async def sockets(n):
         return await asyncio.gather(*map(ask, range(n)))
 
 
+async def steps_itself(method, *args):
+    """Does to the coroutine that its Task runs what only the Task may."""
+    await asyncio.sleep(0)
+    try:
+        getattr(asyncio.current_task().get_coro(), method)(*args)
+    except ValueError as e:
+        await asyncio.sleep(0)
+        return str(e)
+
+
 async def cancels_itself():
     asyncio.current_task().cancel()
     await asyncio.sleep(1)
@@ -325,6 +335,21 @@ def fork(how):
 async def async_fork(how):
     await asyncio.sleep(0)
     return fork(how)
+
+
+async def fork_in_callback():
+    """A callback comes back twice: how the child ends."""
+    loop = asyncio.get_running_loop()
+    forked = loop.create_future()
+
+    def fork_now():
+        pid = os.fork()
+        if pid:
+            forked.set_result(pid)
+
+    loop.call_soon(fork_now)
+    pid = await forked
+    return (await asyncio.wait_for(asyncio.to_thread(os.waitpid, pid, 0), 5))[1]
 
 
 def self_and_later():
