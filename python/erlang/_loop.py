@@ -48,7 +48,11 @@ def run(kind):
     out of a signal's handler, just makes it begin again.
     """
     global _loop
-    loop, looks = _new_loop(kind)
+    try:
+        loop, looks = _new_loop(kind)
+    except BaseException:
+        _started.set()
+        raise
     asyncio.set_event_loop(loop)
     _erlang._loop_set(
         loop.create_task, loop.create_future, loop.call_soon, loop.stop, asyncio.CancelledError, looks
@@ -97,6 +101,8 @@ def get():
         _erlang._loop_begin()
         while not _started.wait(0.1):
             pass
+        if _loop is None:
+            raise RuntimeError("this node's event loop could not start")
     return _loop
 
 
