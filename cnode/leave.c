@@ -84,6 +84,10 @@ void leave_started(void) {
     atomic_store(&leave.started, true);
 }
 
+bool leave_has_started(void) {
+    return atomic_load(&leave.started);
+}
+
 /* With a script through the signal, so that its own handler decides as it does for any SIGTERM. */
 void leave_request(void) {
     route_drain();

@@ -1,7 +1,7 @@
 /* leave.h - how the node goes: signals, drain, and stopping in the reverse order of the start.
  *
- * The main thread's, but for leave_request(), leave_kick(), leave_told() and leave_drain(), which are any
- * thread's.
+ * The main thread's, but for leave_has_started(), leave_request(), leave_wait(), leave_kick(), leave_told()
+ * and leave_drain(), which are any thread's, and leave_stop() when the main thread is stuck.
  * Without the GIL, as it waits for threads that need it.
  */
 #ifndef PYNODE_LEAVE_H
@@ -16,6 +16,7 @@ int leave_init(double drain_timeout, bool script, struct err *e);
 
 /* From now on requests may come: before, SIGTERM ends the process at once, with status 0. */
 void leave_started(void);
+bool leave_has_started(void);
 
 /* Asks the node to drain and go, as SIGTERM does. */
 void leave_request(void);

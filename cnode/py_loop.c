@@ -28,6 +28,7 @@
 enum {
     PY_LOOP_TURN = 64,           /* tasks that begin before timers and sockets have their turn */
     PY_LOOP_SLOW_NS = 100000000, /* what takes longer at a time is logged */
+    PY_LOOP_END_SECONDS = 3,     /* for the loop to end: erlang._loop gives its tasks less */
 };
 
 static struct {
@@ -44,7 +45,7 @@ static struct {
     PyObject *slow; /* the names of what has been logged as slow */
     bool looks;     /* comes to py_loop_wait() at each of its turns */
     bool flushing;  /* flush is on its way */
-    bool leaving;   /* a thread waits for the end of the drain */
+    bool leaving;   /* a thread waits until the node leaves */
     struct py_reply_batch batch;
     struct buf out;
 } py_loop;
@@ -119,15 +120,18 @@ void py_loop_stop(void) {
     tasks_wake();
 }
 
-void py_loop_stop_wait(void) {
+static bool py_loop_wait_ended(int seconds) {
     struct timespec until;
 
-    py_loop_stop();
-    if (atomic_load(&py_loop.threads) == 0)
-        return;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec++;
-    sem_clockwait(&py_loop.ended, CLOCK_MONOTONIC, &until);
+    until.tv_sec += seconds;
+    return sem_clockwait(&py_loop.ended, CLOCK_MONOTONIC, &until) == 0;
+}
+
+void py_loop_stop_wait(void) {
+    py_loop_stop();
+    if (atomic_load(&py_loop.threads) > 0)
+        py_loop_wait_ended(1);
 }
 
 /* What the loop makes. */
@@ -324,22 +328,39 @@ static void py_loop_tell(struct request *r, bool cancelled) {
 
 /* Leaving. */
 
-static void *py_loop_drain(void *arg) {
+/* The main thread runs the loop, which may be blocked: another one waits until the node leaves. */
+static void *py_loop_leave(void *arg) {
+    while (!leave_told())
+        leave_wait();
     leave_drain();
     py_loop_stop();
+    if (!py_loop_wait_ended(PY_LOOP_END_SECONDS)) {
+        log_warning("loop: it is blocked, and left as it is");
+        leave_stop();
+        _exit(0);
+    }
     return arg;
 }
 
-/* On the main thread it is the loop that hears of signals; others wait for what has to end. */
+static void py_loop_watch(void) {
+    int error = py_loop.script ? 0 : thread_start(py_loop_leave, NULL);
+
+    py_loop.leaving = !error;
+    if (error)
+        log_error("loop: cannot start a thread: %s", strerror(error));
+}
+
+/* Without that thread there is no drain. */
+static bool py_loop_is_over(void) {
+    if (!py_loop.leaving && leave_told())
+        atomic_store(&py_loop.stop, true);
+    return atomic_load(&py_loop.stop);
+}
+
 static void py_loop_look_for_end(void) {
     PyObject *none;
 
-    if (!py_loop.script && !py_loop.leaving && leave_told()) {
-        py_loop.leaving = true;
-        if (thread_start(py_loop_drain, NULL) != 0)
-            atomic_store(&py_loop.stop, true);
-    }
-    if (!atomic_load(&py_loop.stop))
+    if (!py_loop_is_over())
         return;
     none = PyObject_CallNoArgs(py_loop.stop_method);
     if (!none)
@@ -415,6 +436,10 @@ PyObject *py_loop_fd(PyObject *self, PyObject *unused) {
 PyObject *py_loop_begin(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
+    if (!leave_has_started()) {
+        PyErr_SetString(PyExc_RuntimeError, "this node has not started, and has no event loop yet");
+        return NULL;
+    }
     py_leave();
     tasks_start();
     py_enter();
@@ -431,7 +456,7 @@ PyObject *py_loop_stopping(PyObject *self, PyObject *unused) {
 static void py_loop_refuse(void) {
     struct request *taken[PY_LOOP_TURN];
 
-    while (!atomic_load(&py_loop.stop) && !leave_told()) {
+    while (!py_loop_is_over()) {
         size_t n = tasks_take(taken, PY_LOOP_TURN);
 
         for (size_t i = 0; i < n; i++) {
@@ -446,8 +471,10 @@ static void py_loop_refuse(void) {
 }
 
 void py_loop_run(void) {
-    PyObject *module = PyImport_ImportModule("erlang._loop"), *none;
+    PyObject *module, *none;
 
+    py_loop_watch();
+    module = PyImport_ImportModule("erlang._loop");
     none = module ? PyObject_CallMethod(module, "run", "s", py_loop.kind) : NULL;
     if (!none) {
         log_error("loop: the event loop could not run");
@@ -457,4 +484,6 @@ void py_loop_run(void) {
     }
     Py_XDECREF(none);
     Py_XDECREF(module);
+    if (!py_loop.script)
+        sem_post(&py_loop.ended);
 }

@@ -86,6 +86,9 @@ others() ->
      {"more than --max-tasks are refused, the others are served", fun max_tasks/0},
      {"options that do not go together are refused", fun bad_options/0},
      {"drain: tasks end first; those that take too long are cancelled", fun drained/0},
+     {"a node whose loop is blocked leaves when the drain's time is over", fun blocked/0},
+     {"who waits for a loop that cannot start is told so", fun no_loop/0},
+     {"what is imported before the node has started cannot wait for its loop", fun run_in_import/0},
      {"a signal's handler runs while the loop has nothing to do", fun plain_handler/0},
      {"an exception out of a signal's handler does not end the loop", fun raising_handler/0},
      {"who exits while the node leaves, or does not end, leaves the others their time", fun tidy_up/0},
@@ -476,6 +479,36 @@ drained() ->
     live:signal(Other, "TERM"),
     ?assertEqual(0, live:wait_exit(Other)),
     ?assert(filelib:is_regular(File)).
+
+blocked() ->
+    Gate = #{port := Port} = live:gate(),
+    Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", "asyncio", "--drain-timeout", "0.3"]}),
+    spawn(fun() -> raw(N, gate, wait, [Port]) end),
+    live:entered(Gate),
+    live:signal(Node, "TERM"),
+    ?assertEqual(0, live:wait_exit(Node)),
+    live:wait_line(Node, "drain timeout: 1 requests").
+
+no_loop() ->
+    Dir = live:tmp("no_loop"),
+    ok = file:make_dir(Dir),
+    ok = file:write_file(filename:join(Dir, "uvloop.py"), "raise OSError('broken')\n"),
+    Node = #{node := N} = live:pynode(#{args => ["--path", Dir, "--path", live:py(""), "--loop", "auto"]}),
+    ?assertMatch({error, {'RuntimeError', <<"this node's event loop could not start">>}}, raw(N, loops, double, [1])),
+    ?assertMatch({badrpc, {'EXIT', {{python_error, 'RuntimeError', <<"this node's event loop could not start">>}, _}}},
+                 rpc:call(N, loops, nested_run, [1], live:ms(5000))),
+    live:signal(Node, "TERM"),
+    ?assertEqual(0, live:wait_exit(Node)).
+
+run_in_import() ->
+    File = live:tmp("run_in_import.py"),
+    ok = file:write_file(File, "import erlang, loops\ntry:\n    erlang.run(loops.double(1))\nexcept RuntimeError as e:\n    print(e, flush=True)\n"),
+    [begin
+         Node = live:pynode(#{args => ["--path", filename:dirname(File), "--path", live:py(""), "--import", "run_in_import" | Args]}),
+         ?assertMatch({_, _}, binary:match(live:stdout(Node), <<"has not started">>)),
+         live:signal(Node, "TERM"),
+         live:wait_exit(Node)
+     end || Args <- [[], ["-c", script()]]].
 
 plain_handler() ->
     [begin
