@@ -24,7 +24,7 @@
 
 -spec start(node(), atomics:atomics_ref()) -> {pid(), reference()}.
 start(Node, Rows) ->
-    spawn_opt(?MODULE, init, [self(), Node, Rows], [monitor, {message_queue_data, off_heap}, {min_heap_size, ?HEAP}]).
+    {_, _} = spawn_opt(?MODULE, init, [self(), Node, Rows], [monitor, {message_queue_data, off_heap}, {min_heap_size, ?HEAP}]).
 
 -spec init(pid(), node(), atomics:atomics_ref()) -> ok.
 init(PyNode, Node, Rows) ->

@@ -302,13 +302,13 @@ hear([], S) ->
 
 %%% ------------------------------------------------------------------ calls that have a row
 
-%% Owners are monitored once, and counted in the process dictionary, which makes no garbage:
-%% Owner => [Monitor | how many of its calls have no answer], and how many owners have such calls.
+%% Owners are monitored once, and counted in the process dictionary, which makes little garbage:
+%% Owner => {Monitor, how many of its calls have no answer}, and how many owners have such calls.
 begun(Owner, Count) ->
     case get(Owner) of
-        [Monitor | 0] -> put(Owner, [Monitor | Count]), count_owner(1);
-        [Monitor | Before] -> put(Owner, [Monitor | Before + Count]);
-        undefined -> put(Owner, [watch_owner(Owner) | Count]), count_owner(1)
+        {Monitor, 0} -> put(Owner, {Monitor, Count}), count_owner(1);
+        {Monitor, Before} -> put(Owner, {Monitor, Before + Count});
+        undefined -> put(Owner, {watch_owner(Owner), Count}), count_owner(1)
     end.
 
 watch_owner(none) -> none;
@@ -319,8 +319,8 @@ all_ended(Ended) ->
 
 ended(Owner, Count) ->
     case get(Owner) of
-        [Monitor | Count] -> put(Owner, [Monitor | 0]), count_owner(-1);
-        [Monitor | Before] -> put(Owner, [Monitor | Before - Count]);
+        {Monitor, Count} -> put(Owner, {Monitor, 0}), count_owner(-1);
+        {Monitor, Before} -> put(Owner, {Monitor, Before - Count});
         undefined -> ok % it has died
     end.
 
@@ -333,7 +333,7 @@ has_calls() -> get(owners) > 0.
 
 %% Those who have not begun anything lately are not monitored any more.
 forget_owners() ->
-    [begin erlang:demonitor(Monitor, [flush]), erase(Owner) end || {Owner, [Monitor | 0]} <- get(), is_pid(Owner)].
+    [begin erlang:demonitor(Monitor, [flush]), erase(Owner) end || {Owner, {Monitor, 0}} <- get(), is_pid(Owner)].
 
 %% The node is told to stop. If its answer comes first all the same, that is the outcome.
 cancel_call(Ref, Why, Batch, N, S = #s{home = Home, cancelled = Cancelled}) ->
@@ -347,7 +347,7 @@ cancel_call(Ref, Why, Batch, N, S = #s{home = Home, cancelled = Cancelled}) ->
 
 owner_down(Owner, S = #s{dead = Dead}) ->
     case erase(Owner) of
-        [_ | Count] when Count > 0 ->
+        {_, Count} when Count > 0 ->
             count_owner(-1),
             map_size(Dead) =:= 0 andalso erlang:send_after(S#s.pause, self(), sweep),
             S#s{dead = Dead#{Owner => true}};
