@@ -46,6 +46,8 @@ static void py_coro_end(struct py_coro *c, PyObject *result) {
 /* What the thread is while a step runs. */
 
 struct py_coro_step {
+    const struct request *outer; /* a step of its makes this one, as an eager Task's is; or NULL */
+    struct proc *process;        /* which is that to Erlang */
     struct conn *conn;
     struct proc *server;
     int64_t begun;
@@ -54,6 +56,8 @@ struct py_coro_step {
 static struct py_coro_step py_coro_enter(struct py_coro *c) {
     struct py_coro_step step = {.begun = clock_now()};
 
+    step.outer = py_thread_serving();
+    step.process = py_thread_take_served();
     step.conn = py_callback_set_conn(c->r->conn);
     step.server = py_server_set_running(c->r->target);
     py_thread_serve(c->r);
@@ -73,6 +77,14 @@ static void py_coro_leave(struct py_coro *c, const struct py_coro_step *step) {
     if (io_forked()) /* it has come back in a child, where there is no node */
         _exit(0);
     py_loop_took(c->r, step->begun);
+}
+
+/* The step that made this one goes on. */
+static void py_coro_return(const struct py_coro_step *step) {
+    if (!step->outer)
+        return;
+    py_thread_serve(step->outer);
+    py_thread_set_served(step->process);
 }
 
 /* The rest of a step: what inner has done. NEXT, or RETURN: it has ended. A cancelled Task has to see
@@ -123,7 +135,9 @@ static PySendResult py_coro_send(PyObject *self, PyObject *arg, PyObject **resul
     sent = PyIter_Send(inner, arg, &value);
     py_coro_leave(c, &step);
     Py_DECREF(inner);
-    return py_coro_settle(c, sent, value, result);
+    sent = py_coro_settle(c, sent, value, result);
+    py_coro_return(&step);
+    return sent;
 }
 
 /* A step's outcome as a method gives it: StopIteration is the end. */
@@ -207,6 +221,7 @@ static PyObject *py_coro_throw(PyObject *self, PyObject *args) {
     py_coro_leave(c, &step);
     Py_DECREF(inner);
     sent = py_coro_settle(c, sent, value, &result);
+    py_coro_return(&step);
     return py_coro_give(sent, result);
 }
 

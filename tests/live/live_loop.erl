@@ -72,6 +72,7 @@ cases() ->
      {"a task that forks comes back once", fun forks/1},
      {"what would go on for ever ends when it is cancelled", fun for_ever/1},
      {"what steps or closes itself is told that it runs", fun steps_itself/1},
+     {"a map whose coroutines begin at once stays the process that it is", fun eager/1},
      {"what a generator has yielded before it fails comes before its error", fun items_before_error/1},
      {"an item does not wait for the next one", fun items_at_once/1}].
 
@@ -319,6 +320,18 @@ for_ever(L) ->
 steps_itself(L) ->
     [?assertEqual({ok, <<"coroutine already executing">>}, run(L, steps_itself, Args))
      || Args <- [[<<"close">>], [<<"send">>, none], [<<"throw">>, none]]].
+
+eager(L) ->
+    {ok, none} = run(L, set_eager, [true]),
+    {ok, Results} = py:map(loops, self_or_later, [[Later] || Later <- [false, true, false, true, false]], #{node => L}),
+    {ok, none} = run(L, set_eager, [false]),
+    [{ok, Map}, {ok, One}, {ok, Map2}, {ok, Other}, {ok, Map3}] = Results,
+    ?assertEqual([Map, Map], [Map2, Map3]),
+    ?assertEqual(3, length(lists:usort([Map, One, Other]))),
+    [begin
+         Monitor = erlang:monitor(process, Pid),
+         ?assertEqual(noproc, receive {'DOWN', Monitor, process, Pid, Reason} -> Reason after live:ms(5000) -> late end)
+     end || Pid <- [Map, One, Other]].
 
 items_before_error(L) ->
     [?assertMatch([0, 1, 2, {error, {Class, _}}], items(py:stream_start(loops, F, [3], #{}, Options#{node => L})))

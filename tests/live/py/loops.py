@@ -165,6 +165,30 @@ async def steps_itself(method, *args):
         return str(e)
 
 
+def set_eager(eager):
+    """Tasks begin when they are made, as those of asyncio.eager_task_factory."""
+
+    def make(loop, coro, **kwargs):
+        try:
+            coro.send(None)
+        except StopIteration:
+            made = loop.create_future()
+            made.set_result(None)
+            return made
+        return asyncio.Task(coro, loop=loop, **kwargs)
+
+    asyncio.get_running_loop().set_task_factory(make if eager else None)
+
+
+def self_or_later(later):
+    """The process that it is to Erlang, at once or as a coroutine that ends at once."""
+
+    async def me():
+        return erlang.self()
+
+    return me() if later else erlang.self()
+
+
 async def cancels_itself():
     asyncio.current_task().cancel()
     await asyncio.sleep(1)
