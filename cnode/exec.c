@@ -341,6 +341,9 @@ static void exec_abandon_locked(struct request *r) {
 
     exec.stuck += pool && !r->abandoned;
     r->abandoned = true;
+    if (r->task && !r->row &&
+        !r->answering) /* a coroutine can be cancelled, whoever has called it */
+        tasks_cancel_locked(r);
 }
 
 /* Takes a request that waits out of everything. */

@@ -105,7 +105,7 @@ bool exec_requeue(struct exec_worker *w, struct request *r);
 void exec_release(const struct conn *conn);
 
 /* Cancels what conn sent with ref: a queued request is taken out and returned to the caller, a
- * running one loses its audience. conn alone: all of it, as a list by next; a running call of the
+ * running one loses its audience, and a task is cancelled. conn alone: all of it, as a list by next; a running call of the
  * application is interrupted, too. */
 struct request *exec_cancel(const struct conn *conn, struct slice ref);
 struct request *exec_cancel_conn(const struct conn *conn);

@@ -145,8 +145,16 @@ static void test_limit(void) {
     is_str(run_all(), "b c d e", "all come");
 }
 
+static struct request *work(const char *ref, struct exec_lane *lane) {
+    struct request *r = request(0, ref, lane);
+
+    r->kind = REQUEST_APP_CALL;
+    exec_push(r);
+    return exec_pop(&me);
+}
+
 static void test_cancel(void) {
-    struct request *waiting = NULL, *a, *b;
+    struct request *waiting = NULL, *a, *b, *r;
     bool cancelled = false;
 
     push_task(0, "a");
@@ -175,6 +183,13 @@ static void test_cancel(void) {
     is_int(drop(exec_cancel_conn(CONN(1))), 1, "with its connection what waits is withdrawn");
     ok(tasks_take_told(&cancelled) == a && cancelled, "and what has begun cancelled");
     end(a);
+    push(0, "f", NULL); /* no call of the application */
+    r = exec_pop(&me);
+    exec_adopt(&me, r);
+    take();
+    ok(!exec_cancel(CONN(0), ref_of("f")), "one of erpc's whose coroutine is awaited");
+    ok(tasks_take_told(&cancelled) == r && cancelled, "is cancelled, too");
+    end(r);
     is_int(exec_load(), 0, "none is left");
     take();
 }
@@ -203,14 +218,6 @@ static void test_credit(void) {
     ok(!tasks_take_told(&cancelled), "no other follows");
     end(r);
     ok(!exec_credit(CONN(0), ref_of("s"), 1), "for one that has ended there is none");
-}
-
-static struct request *work(const char *ref, struct exec_lane *lane) {
-    struct request *r = request(0, ref, lane);
-
-    r->kind = REQUEST_APP_CALL;
-    exec_push(r);
-    return exec_pop(&me);
 }
 
 static void test_adopt(void) {

@@ -59,6 +59,7 @@ cases() ->
      {"a thousand sleeps of 0.1 s take about as long as one", fun sleeps/1},
      {"a cancelled task runs its finally, and its caller has its answer", fun cancelled/1},
      {"so does a call whose coroutine is awaited", fun call_cancelled/1},
+     {"a coroutine that erpc waits for no longer, or whose VM is gone, is cancelled", fun erpc_cancelled/1},
      {"one that resists ends when it likes, and answers nobody", fun stubborn/1},
      {"what cancels itself is cancelled", fun cancels_itself/1},
      {"what stops the loop or exits does not end it", fun stopped/1},
@@ -199,6 +200,17 @@ call_cancelled(L) ->
     ok = py:cancel(Ref),
     ?assertEqual({error, cancelled}, py:await(Ref)),
     live:eventually(fun() -> notes(L) =:= [<<"call">>] end).
+
+erpc_cancelled(L) ->
+    N = name(L),
+    Gate = #{port := Port} = live:gate(),
+    ?assertError({erpc, timeout}, erpc:call(N, loops, held, [Port, <<"erpc">>], 200)),
+    live:eventually(fun() -> notes(L) =:= [<<"erpc">>] end),
+    Pid = spawn(N, loops, held, [Port, <<"spawn">>]),
+    [live:entered(Gate) || _ <- [1, 2]],
+    exit(Pid, bye),
+    live:eventually(fun() -> notes(L) =:= [<<"spawn">>] end),
+    live:eventually(fun() -> idle(L) end).
 
 stubborn(L) ->
     Gate = #{port := Port} = live:gate(),
