@@ -29,6 +29,12 @@ void xmalloc_init(void) {
 #endif
 }
 
+void xmalloc_trim(void) {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 void *xmalloc(size_t n) {
     void *p = malloc(n);
 

@@ -25,6 +25,9 @@ struct slice {
 /* Once, at the start: the C library's allocator keeps a little of what is given back to it. */
 void xmalloc_init(void);
 
+/* Gives all that is free back to the system: when nothing is to be done for a while. */
+void xmalloc_trim(void);
+
 /* For small structs of our own: no memory is fatal. */
 void *xmalloc(size_t n) __attribute__((malloc, returns_nonnull));
 void *xcalloc(size_t n, size_t size) __attribute__((malloc, returns_nonnull));

@@ -38,6 +38,7 @@ enum {
     IO_SOON_BYTES = 16 << 10, /* more are not held back for what may come, */
     IO_SOON_NS = 100000,      /* nor for longer */
     IO_ROOM_MS = 1000,        /* between looks whether somebody else has made room in an outbox */
+    IO_IDLE_NS = 1000000000,  /* without traffic, at a tick, memory is given back */
     IO_REPORT_NS = 1000000,   /* after which the application is told that a task runs */
 };
 
@@ -414,6 +415,8 @@ static void io_tick(void) {
         c->tick_sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
     }
     channels_tick();
+    if (exec_load() == 0 && clock_now() - io.traffic > IO_IDLE_NS)
+        xmalloc_trim();
 }
 
 void io_list(void (*fn)(void *arg, const struct conn *c), void *arg) {
