@@ -127,6 +127,8 @@ static PyMethodDef module_methods[] = {
     {"whereis", module_nothing, METH_VARARGS, NULL},
     {"_log", py_log_record, METH_VARARGS, NULL},
     {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},
+    {"_Sink", module_nothing, METH_VARARGS, NULL},
+    {"_sink", module_nothing, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
