@@ -6,7 +6,9 @@ The program calls run() with the first task, on Python's main thread or in a thr
 import asyncio
 import concurrent.futures
 import importlib.util
+import os
 import selectors
+import signal
 import sys
 import threading
 
@@ -58,11 +60,23 @@ def run(kind):
         loop.create_task, loop.create_future, loop.call_soon, loop.stop, asyncio.CancelledError, looks
     )
     loop.add_reader(_FD, _erlang._loop_turn)
+    if looks and threading.current_thread() is threading.main_thread():
+        _hear_signals(loop)
     _loop = loop
     _started.set()
     while not _erlang._loop_stopping():
         _guard(loop, loop.run_forever)
     _end(loop)
+
+
+def _hear_signals(loop):
+    """Has a signal wake the loop also when it comes just before the loop sleeps, so that its handler runs.
+
+    uvloop sees to that itself.
+    """
+    ears, voice = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    loop.add_reader(ears, os.read, ears, 4096)
+    signal.set_wakeup_fd(voice, warn_on_full_buffer=False)
 
 
 def _guard(loop, function, *args):
