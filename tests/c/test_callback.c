@@ -564,13 +564,13 @@ static void loop_drop(struct seen *seen, struct callback_sink *sink, uint64_t id
 
 /* The end of one: as it had to be expected. */
 static void loop_take(struct seen *seen, struct callback *cb) {
-    struct etf at = {cb->answer.data, cb->answer.data + cb->answer.len};
-    int64_t got;
-
     if (atomic_load(&cb->state) == CALLBACK_LOST) {
         seen->wrong += cb->conn != conns[1];
         seen->lost++;
     } else {
+        struct etf at = {cb->answer.data, cb->answer.data + cb->answer.len};
+        int64_t got;
+
         seen->wrong += etf_get_integer(&at, &got) < 0 || got != (int64_t)cb->thread;
         seen->answered++;
     }

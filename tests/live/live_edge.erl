@@ -390,8 +390,8 @@ unread(_) ->
     Ref = py:spawn_call('__main__', note_unread, [61], #{}, Q),
     Casters = [spawn_monitor(fun() -> [py:cast(builtins, len, [Pad]) || _ <- lists:seq(1, 30)] end) || _ <- [1, 2]],
     live:within(3000, fun() ->
-        ?assertEqual([{error, timeout} || _ <- lists:seq(1, 20)],
-                     live:pmap(fun(_) -> py:call(math, sqrt, [4], #{}, 100) end, lists:seq(1, 20))),
+        ?assertEqual([{error, timeout}],
+                     lists:usort(live:pmap(fun(_) -> py:call(math, sqrt, [4], #{}, 100) end, lists:seq(1, 20)))),
         ?assertEqual({error, timeout}, py:call(math, sqrt, [4], #{}, Q#{timeout => 100})),
         Late = py:spawn_call(math, sqrt, [4], #{}, 100),
         ?assertEqual({error, timeout}, receive {py_response, Late, R} -> R after live:ms(2000) -> none end),
