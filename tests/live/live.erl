@@ -10,7 +10,7 @@
 -export([main/1]).
 -export([pynode/1, pynode/0, stop/1, cookie/0, cookie_file/0, tmp/1, py/1, unique/1]).
 -export([peer/0, peer/1, peers/1, os/3, sh/1, sh/2, kill/1]).
--export([signal/2, wait_exit/1, wait_exit/2, wait_line/2, wait_line/3, mark/1, lines/1, stdout/1]).
+-export([signal/2, os_signal/2, wait_exit/1, wait_exit/2, wait_line/2, wait_line/3, mark/1, lines/1, stdout/1]).
 -export([gate/0, entered/1, open/1]).
 -export([ms/1, within/2, timed/1, eventually/1, eventually/2, expect/2, flush/0, pmap/2, note/2]).
 -export([error_of/1, exit_of/1]).
@@ -332,8 +332,20 @@ stdout(Proc) ->
 %% Sends a signal by its name, to a program of ours that runs still.
 signal(Proc, Name) ->
     #{os_pid := OsPid} = os_info(Proc),
+    os_signal(OsPid, Name).
+
+%% Signals a process of the system. One that is to stop has stopped then: kill(1) returns when one of
+%% its threads has heard of it, and on a busy machine the others go on for a while.
+os_signal(OsPid, Name) ->
     {0, _} = sh("kill -" ++ Name ++ " " ++ integer_to_list(OsPid)),
+    Name =/= "STOP" orelse eventually(fun() -> thread_states(OsPid) =:= "T" orelse thread_states(OsPid) end),
     ok.
+
+%% The states that its threads are in, a letter each (proc(5)).
+thread_states(OsPid) ->
+    lists:usort([hd(string:trim(lists:last(string:split(binary_to_list(Stat), ")", trailing))))
+                 || File <- filelib:wildcard("/proc/" ++ integer_to_list(OsPid) ++ "/task/*/stat"),
+                    {ok, Stat} <- [file:read_file(File)]]).
 
 %% Kills at once and waits for its end.
 kill(Proc) ->

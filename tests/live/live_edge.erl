@@ -377,8 +377,7 @@ mixed_order(_) ->
 %% The process of the configured node gets the signal.
 os_signal(Name) ->
     #{nodes := [#{info := #{os_pid := OsPid}}]} = py:info(),
-    {0, _} = live:sh("kill -" ++ Name ++ " " ++ integer_to_list(OsPid)),
-    ok.
+    live:os_signal(OsPid, Name).
 
 unread(_) ->
     Q = #{queue => unread},
