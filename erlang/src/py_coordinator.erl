@@ -103,7 +103,7 @@ call(Request, Timeout) ->
 -spec init(py_options:env()) -> {ok, #s{}, {continue, start}}.
 init(Options) ->
     process_flag(trap_exit, true),
-    [py_table:set_nodes(Key, []) || Key <- py_table:keys()],
+    py_table:set_nodes(#{}),
     py_table:set_may_call(maps:get(python_may_call, Options)),
     Wishes = py_table:wishes(),
     {ok, #s{options = Options,
@@ -162,9 +162,10 @@ handle_call({connect, Node}, From, S0) ->
 handle_call({disconnect, Node}, _From, S = #s{nodes = Nodes}) ->
     case Nodes of
         #{Node := #node{source = {port, _}}} -> {reply, {error, configured}, S};
-        #{Node := #node{pid = Pid}} ->
+        #{Node := #node{pid = Pid, waiting = Waiting}} ->
             py_node:detach(Pid),
-            {reply, ok, leave(Node, S)};
+            [gen_server:reply(Waits, {error, detached}) || Waits <- Waiting],
+            {reply, ok, remove(Node, Pid, leave(Node, S))};
         _ -> {reply, {error, not_connected}, unwant(Node, S)}
     end;
 handle_call(nodes, _From, S) ->
@@ -187,13 +188,14 @@ handle_call(_Request, _From, S) ->
 handle_cast({attached, Pid, Node, Info, Counter}, S = #s{nodes = Nodes}) ->
     case Nodes of
         #{Node := N = #node{pid = Pid, waiting = Waiting}} ->
-            [gen_server:reply(From, ok) || From <- Waiting],
             Up = N#node{entry = {Node, Pid, Counter}, info = Info, waiting = []},
             Wanted = case Up of
                          #node{source = connect} when not is_map_key(Node, S#s.left) -> want(Node, S);
                          _ -> S
                      end,
-            {noreply, settle(publish(Wanted#s{nodes = Nodes#{Node := Up}}))};
+            Published = publish(Wanted#s{nodes = Nodes#{Node := Up}}),
+            [gen_server:reply(From, ok) || From <- Waiting], % who calls now finds it
+            {noreply, settle(Published)};
         _ ->
             {noreply, S}
     end;
@@ -288,10 +290,13 @@ retry(Node, Pause, S) ->
 reason({shutdown, Reason}) -> Reason;
 reason(Reason) -> Reason.
 
-%% What has begun there is answered, if py_home has not done it. The counter is kept for a while: callers that
-%% learn of the end late count themselves off.
-node_gone(Node, Pid, Reason, S = #s{nodes = Nodes}) ->
+%% What has begun there is answered, if py_home has not done it.
+node_gone(Node, Pid, Reason, S) ->
     answer_gone(Node, Pid, Reason),
+    remove(Node, Pid, S).
+
+%% The counter is kept for a while: callers that learn of the end late count themselves off.
+remove(Node, Pid, S = #s{nodes = Nodes}) ->
     erlang:send_after(?FORGET, self(), {forget, Pid}),
     publish(S#s{nodes = maps:remove(Node, Nodes)}).
 
@@ -328,11 +333,10 @@ publish(S = #s{nodes = Nodes}) ->
                   [] when map_size(S#s.ports) =:= 0 -> [E || {E, _} <- Up];
                   Configured -> Configured
               end,
-    New = [{default, Default}]
-        ++ [{{node, element(1, E)}, [E]} || {E, _} <- Up]
-        ++ [{{name, Name}, [E || {N, E} <- Named, N =:= Name]} || Name <- lists:usort([N || {N, _} <- Named])],
-    [py_table:set_nodes(Key, Entries) || {Key, Entries} <- New],
-    [py_table:set_nodes(Key, []) || Key <- py_table:keys(), not lists:keymember(Key, 1, New)],
+    Keyed = [{default, E} || E <- Default]
+        ++ [{{node, element(1, E)}, E} || {E, _} <- Up]
+        ++ [{{name, Name}, E} || {Name, E} <- Named],
+    py_table:set_nodes(maps:groups_from_list(fun({Key, _}) -> Key end, fun({_, E}) -> E end, Keyed)),
     S.
 
 name(#node{source = {port, Port}}, #s{ports = Ports}) ->

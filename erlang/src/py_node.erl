@@ -268,7 +268,7 @@ start_sender(To, Message) ->
           end).
 
 %% A batch must not be longer than what the node reads in one frame, or the connection would end.
-weight(Args, Options) when map_size(Options) =:= 0 ->
+weight(Args, Options) when map_size(Options) =:= 0; map_size(Options) =:= 1, is_map_key(loop, Options) ->
     1 + bytes(Args, 0) div ?SMALL;
 weight(Args, Options) ->
     1 + bytes(Args, erlang:external_size(Options)) div ?SMALL.

@@ -1,9 +1,7 @@
 %% @private
 %% py_table - owns the tables that the others work on, and does nothing else.
 %%
-%%      py_nodes      {default | {node, Node} | {name, Name}, {{Node, Pid, Counter}, ...}}:
-%%                    what a call reads; written by the coordinator
-%%                    {{counter, Counter}, Pid}: who counts there (py_counter)
+%%      py_nodes      {{counter, Counter}, Pid}: who counts there (py_counter)
 %%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
 %%                    {{answerer, Pid}, PyNode | none}: who takes rows out of py_calls
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
@@ -13,6 +11,10 @@
 %%      py_functions  {Name, Fun | {Module, Function}} that Python may call
 %%                    {may_call, all | registered | [Module | {Module, Function}]}: what else it may
 %%
+%% What a call reads, and only the coordinator writes, is a persistent term, so that it is not copied: a map of the
+%% nodes {{Node, Pid, Counter}, ...} by `default', {node, Node} and {name, Name}. It is replaced when a node comes or
+%% goes, as a whole.
+%%
 %% The tables go with the application: who comes later finds nothing in them, and nothing is kept. py_calls is the
 %% supervisor's, so that no answer is lost with this process, and is called py_calls_closed while this does not run.
 -module(py_table).
@@ -20,7 +22,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, new_calls/0]).
--export([nodes/1, set_nodes/2, keys/0]).
+-export([nodes/1, set_nodes/1]).
 -export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
 -export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, settle/0, tell/4, take_call/1, call/1, is_call/1, pids_of_calls/0, calls_of/1, calls_of/2]).
@@ -55,6 +57,7 @@ new_calls() ->
 init([]) ->
     process_flag(trap_exit, true),
     py_counter:init(),
+    set_nodes(#{}),
     new_calls(),
     ets:new(py_nodes, [named_table, public, {read_concurrency, true}]),
     ets:new(py_streams, [named_table, public, {write_concurrency, true}]),
@@ -80,31 +83,22 @@ handle_cast(_Request, State) ->
 
 -spec terminate(term(), none) -> ok.
 terminate(_Reason, none) ->
+    set_nodes(#{}),
     close_calls(),
     ok.
 
 %% The nodes that a call with this key may go to; none also when the application does not run.
 -spec nodes(key()) -> tuple().
 nodes(Key) ->
-    case lookup(py_nodes, Key) of
-        [{_, Entries}] -> Entries;
-        [] -> {}
+    case persistent_term:get(?MODULE, #{}) of
+        #{Key := Entries} -> Entries;
+        _ -> {}
     end.
 
--spec set_nodes(key(), [entry()]) -> ok.
-set_nodes(Key, []) ->
-    ets:delete(py_nodes, Key),
-    ok;
-set_nodes(Key, Entries) ->
-    ets:insert(py_nodes, {Key, list_to_tuple(Entries)}),
-    ok.
-
--spec keys() -> [key()].
-keys() ->
-    [Key || [Key] <- ets:match(py_nodes, {'$1', '_'}), is_for_calls(Key)].
-
-is_for_calls(default) -> true;
-is_for_calls({Kind, _}) -> Kind =:= node orelse Kind =:= name.
+%% When this returns, every call finds them.
+-spec set_nodes(#{key() => [entry(), ...]}) -> ok.
+set_nodes(Nodes) ->
+    persistent_term:put(?MODULE, maps:map(fun(_, Entries) -> list_to_tuple(Entries) end, Nodes)).
 
 %% Whether nobody had the counter; Pid has it now.
 -spec take_counter(pos_integer(), pid()) -> boolean().

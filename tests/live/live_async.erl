@@ -26,7 +26,7 @@ functions() ->
                         {node, fun([]) -> node() end},
                         {improper, fun([]) -> improper() end},
                         {down, fun([Kind, N]) -> {ok, V} = py:call(asyncs, down, [Kind, N], #{}, infinity), V end},
-                        {badarith, fun([]) -> 1 / length(py_table:keys() -- py_table:keys()) end},
+                        {badarith, fun([]) -> 1 / length(py:nodes() -- py:nodes()) end},
                         {exits, fun([]) -> exit({shutdown, bye}) end},
                         {throws, fun([]) -> throw(ball) end}]],
     ok.

@@ -56,6 +56,7 @@ cases() ->
      {"many Python threads call Erlang at once: each gets its own answers", fun callback_threads/1},
      {"a node elsewhere: connect, call by name, disconnect, connect again", fun connected/1},
      {"what is not a Python node cannot be attached", fun not_python/1},
+     {"who has connected to a node can call it at once", fun connected_at_once/1},
      {"drain: a node elsewhere finishes and leaves", fun drain_connected/1},
      {"drain does not wait for what was cancelled and sleeps on", fun drain_cancelled/1},
      {"a call to nowhere says that it was not started", fun nowhere/1},
@@ -566,6 +567,16 @@ not_python(_) ->
     ?assertMatch({error, {not_reachable, 'nobody@127.0.0.1'}}, py:connect('nobody@127.0.0.1')),
     #{node := Beam} = live:peer(),
     ?assertMatch({error, {not_a_python_node, Beam}}, py:connect(Beam)).
+
+connected_at_once(_) ->
+    #{node := Node} = live:pynode(),
+    [begin
+         ?assertEqual(ok, py:connect(Node)),
+         ?assertEqual({ok, I}, py:call(builtins, abs, [-I], #{}, #{node => Node})),
+         ?assertEqual(ok, py:disconnect(Node)),
+         ?assertEqual({error, {node_down, Node, not_started}}, py:call(builtins, abs, [-I], #{}, #{node => Node}))
+     end || I <- lists:seq(1, 50)],
+    ok.
 
 drain_connected(_) ->
     Node = #{node := N} = live:pynode(),
