@@ -162,8 +162,6 @@ def switches(tids):
 def resident_kib():
     if hasattr(ctypes.CDLL(None), "__asan_init"):
         raise tap.Skip("AddressSanitizer keeps memory")
-    if hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps, an idle node gives back
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
 

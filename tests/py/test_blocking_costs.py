@@ -96,7 +96,7 @@ def _():
         def settled():
             return pool.stats()["queued"] == pool.stats()["running"] == 0
 
-        work(20000)
+        work(80000)  # as many at once as later: the allocator keeps what it has had
         wait_for(settled)
         pool.run_sync(gc.collect)
         wait_for(settled)
