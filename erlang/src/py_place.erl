@@ -1,0 +1,124 @@
+%% @private
+%% py_place - which of several nodes a call goes to.
+%%
+%% With a key the node that rendezvous hashing puts first, so that no other key moves when a node comes or goes;
+%% else the least loaded of two taken at random, or of all if they are few. A node that has as many calls as it
+%% takes is full; one that has not reported for long counts as loaded.
+-module(py_place).
+
+-export([place/2, any/2, room/1, matching/3]).
+
+-export_type([how/0]).
+
+%% `bounded': whether what a node takes is a bound; a task of the event loop waits there and needs no worker.
+-type how() :: #{key => term(), affinity => soft | strict, strategy => least_loaded | random, bounded => boolean()}.
+-type placed() :: {py_table:entry(), py_counter:slot(), InFlight :: integer()}.
+
+-define(FEW, 8).
+-define(OVERDUE, 7000).          % ms; an idle node reports each 5 s
+-define(LOADED, 1000000).
+
+%% One of the nodes, with a place in it taken: `full' if none has room, `none' if there is none.
+-spec place(tuple(), how()) -> placed() | full | none.
+place({}, _) ->
+    none;
+place(Entries, How = #{key := Key}) ->
+    Ranked = ranked(Key, tuple_to_list(Entries)),
+    first([Entry || Entry <- case How of
+                                 #{affinity := strict} -> [hd(Ranked)];
+                                 #{} -> Ranked
+                             end], How, none);
+place(Entries, How) ->
+    Entry = one(Entries, How),
+    case take(Entry, How) of
+        {_, _, _} = Placed -> Placed;
+        _ -> first(from_random(Entries), How, none)
+    end.
+
+%% One of the nodes whatever it has to do; for what is not counted.
+-spec any(tuple(), how()) -> py_table:entry() | none.
+any({}, _) -> none;
+any(Entries, #{key := Key}) -> hd(ranked(Key, tuple_to_list(Entries)));
+any(Entries, How) -> one(Entries, How).
+
+%% How many calls the nodes have room for.
+-spec room(tuple()) -> non_neg_integer().
+room(Entries) ->
+    lists:foldl(fun room/2, 0, tuple_to_list(Entries)).
+
+room({_, Pid, Counter}, Sum) ->
+    {Own, Others, Limit, _} = py_counter:load(Counter),
+    case is_process_alive(Pid) of
+        true -> Sum + max(0, Limit - Own - Others);
+        false -> Sum
+    end.
+
+%% Those that have all these labels.
+-spec matching(map(), #{node() => map()}, tuple()) -> tuple().
+matching(Wanted, _, Entries) when map_size(Wanted) =:= 0 ->
+    Entries;
+matching(Wanted, Labels, Entries) ->
+    list_to_tuple([Entry || Entry = {Node, _, _} <- tuple_to_list(Entries), has(Wanted, maps:get(Node, Labels, #{}))]).
+
+has(Wanted, Labels) ->
+    maps:with(maps:keys(Wanted), Labels) =:= Wanted.
+
+%%% ------------------------------------------------------------------ one of them
+
+one({Entry}, _) ->
+    Entry;
+one(Entries, #{strategy := random}) ->
+    element(rand:uniform(tuple_size(Entries)), Entries);
+one(Entries, _) when tuple_size(Entries) =< ?FEW ->
+    [First | Rest] = from_random(Entries),
+    least(Rest, First, load(First));
+one(Entries, _) ->
+    A = element(rand:uniform(tuple_size(Entries)), Entries),
+    B = element(rand:uniform(tuple_size(Entries)), Entries),
+    least([B], A, load(A)).
+
+least([Entry | Entries], Best, Load) ->
+    case load(Entry) of
+        Less when Less < Load -> least(Entries, Entry, Less);
+        _ -> least(Entries, Best, Load)
+    end;
+least([], Best, _) ->
+    Best.
+
+%% In thousandths of what it takes.
+load({_, Pid, Counter}) ->
+    {Own, Others, Limit, Age} = py_counter:load(Counter),
+    Load = (Own + Others) * 1000 div max(1, Limit),
+    case is_process_alive(Pid) of
+        false -> 2 * ?LOADED;
+        true when Age > ?OVERDUE -> ?LOADED + Load;
+        true -> Load
+    end.
+
+%% All, beginning with one at random: those who come at once do not all begin with the same.
+from_random(Entries) ->
+    {Before, From} = lists:split(rand:uniform(tuple_size(Entries)) - 1, tuple_to_list(Entries)),
+    From ++ Before.
+
+ranked(Key, Entries) ->
+    [Entry || {_, Entry} <- lists:reverse(lists:sort([{erlang:phash2({Key, element(1, E)}), E} || E <- Entries]))].
+
+%% The first that has room.
+first([Entry | Entries], How, Else) ->
+    case take(Entry, How) of
+        {_, _, _} = Placed -> Placed;
+        full -> first(Entries, How, full);
+        none -> first(Entries, How, Else)
+    end;
+first([], _, Else) ->
+    Else.
+
+take({_, Pid, Counter} = Entry, How) ->
+    case is_process_alive(Pid) andalso enter(Counter, How) of
+        false -> none;
+        full -> full;
+        {Slot, InFlight} -> {Entry, Slot, InFlight}
+    end.
+
+enter(Counter, #{bounded := false}) -> py_counter:enter(py_counter:array(), Counter);
+enter(Counter, _) -> py_counter:try_enter(Counter).
