@@ -4,7 +4,7 @@
 #include "control.h"
 #include "answer.h"
 #include "channels.h"
-#include "pool.h"
+#include "load.h"
 #include "procs.h"
 #include "queues.h"
 #include "route.h"
@@ -12,6 +12,8 @@
 #include "tasks.h"
 
 #include <unistd.h>
+
+enum { CONTROL_RSS_STEP = 1 << 20 };
 
 static struct {
     const struct control_facts *facts;
@@ -51,7 +53,7 @@ void control_put_status(struct buf *out) {
 
     pool_read_numbers(&n);
     channels_count(&channels, &pooled);
-    etf_put_map(out, 16);
+    etf_put_map(out, 18);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
     etf_put_atom(out, "node");
@@ -70,6 +72,51 @@ void control_put_status(struct buf *out) {
     control_put_number(out, "processes", (uint64_t)procs_processes());
     control_put_number(out, "thread_connections", (uint64_t)channels);
     control_put_number(out, "thread_connections_unused", (uint64_t)pooled);
+    control_put_number(out, "rss", load_rss());
+    control_put_number(out, "gil_wait", load_gil_wait(clock_now()));
+}
+
+void control_read_load(struct control_load *l, int64_t now) {
+    *l = (struct control_load){.state = control_state(),
+                               .tasks = tasks_count(),
+                               .calls = stats_get(STATS_CALLS),
+                               .errors = stats_get(STATS_ERRORS),
+                               .rss = load_rss(),
+                               .gil_wait = load_gil_wait(now)};
+    pool_read_numbers(&l->pool);
+}
+
+/* Of the memory only what is more than noise. */
+static bool control_rss_differs(uint64_t a, uint64_t b) {
+    return (a > b ? a - b : b - a) >= CONTROL_RSS_STEP;
+}
+
+bool control_load_differs(const struct control_load *a, const struct control_load *b) {
+    return a->state != b->state || a->pool.running != b->pool.running ||
+           a->pool.queued != b->pool.queued || a->pool.workers != b->pool.workers ||
+           a->tasks != b->tasks || a->calls != b->calls || a->errors != b->errors ||
+           a->gil_wait != b->gil_wait || control_rss_differs(a->rss, b->rss);
+}
+
+bool control_load_is_idle(const struct control_load *l) {
+    return l->pool.running == 0 && l->pool.queued == 0 && l->tasks == 0 && l->gil_wait == 0;
+}
+
+void control_put_load(struct buf *out, const struct control_load *l) {
+    etf_put_tuple(out, 2);
+    etf_put_atom(out, "load");
+    etf_put_map(out, 10);
+    etf_put_atom(out, "state");
+    etf_put_atom(out, l->state);
+    control_put_number(out, "running", (uint64_t)l->pool.running);
+    control_put_number(out, "queued", l->pool.queued);
+    control_put_number(out, "tasks", l->tasks);
+    control_put_number(out, "workers", (uint64_t)l->pool.workers);
+    control_put_number(out, "max_workers", (uint64_t)control.facts->max_workers);
+    control_put_number(out, "calls", l->calls);
+    control_put_number(out, "errors", l->errors);
+    control_put_number(out, "rss", l->rss);
+    control_put_number(out, "gil_wait", l->gil_wait);
 }
 
 static void control_stats(struct buf *out) {

@@ -6,7 +6,7 @@
 #ifndef PYNODE_CONTROL_H
 #define PYNODE_CONTROL_H
 
-#include "exec.h"
+#include "pool.h"
 
 struct control_facts {
     const char *node, *version, *python, *erlang;
@@ -23,6 +23,20 @@ const char *control_worker_state(const struct exec_worker *w);
 
 /* What pynode:status() answers, as a term. */
 void control_put_status(struct buf *out);
+
+/* How loaded the node is: what a home is told of it, and whether that is worth being told after what it was told
+ * before. Idle: nothing runs or waits, nor has lately. */
+struct control_load {
+    const char *state;
+    struct pool_numbers pool;
+    uint64_t tasks, calls, errors, rss, gil_wait;
+};
+void control_read_load(struct control_load *l, int64_t now);
+bool control_load_differs(const struct control_load *a, const struct control_load *b);
+bool control_load_is_idle(const struct control_load *l);
+
+/* {load, #{running => N, ...}} */
+void control_put_load(struct buf *out, const struct control_load *l);
 
 /* The node is up: pynode:ready() is true from here on. */
 void control_set_ready(void);

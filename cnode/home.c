@@ -14,10 +14,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Between looks whether the load has changed, while there is any; and after which a home is told in any case. */
+#define HOME_LOOK_NS ((int64_t)1000000000)
+#define HOME_BEAT_NS (5 * HOME_LOOK_NS)
+
 struct home {
     struct home *next;
-    struct conn *conn; /* counted */
-    struct slice pid;  /* into bytes */
+    struct conn *conn;        /* counted */
+    struct slice pid;         /* into bytes */
+    struct control_load load; /* the leader's: as it was told last, */
+    int64_t told;             /* and when; 0: never */
     uint8_t bytes[];
 };
 
@@ -27,6 +33,12 @@ static struct {
     struct home *list;    /* the one attached first is the first */
     char *last;           /* while there is none: the node of the last one */
     _Atomic int count;
+
+    /* The leader's: the looks at the load. */
+    int64_t looked, due;
+    bool idle;           /* there was none at the last one */
+    uint64_t calls;      /* had been run by then */
+    _Atomic bool urgent; /* any thread's: the next one is due at once */
 } homes = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void home_init(void (*attached)(void)) {
@@ -58,7 +70,7 @@ static bool home_remove(const struct conn *c, struct slice pid) {
 }
 
 /* A connection has one home: a later one takes the place of that before. */
-static void home_add(struct conn *c, struct slice pid) {
+static struct home *home_add(struct conn *c, struct slice pid) {
     struct home *h = xmalloc(sizeof *h + pid.len), **at = &homes.list;
     bool first;
 
@@ -74,6 +86,88 @@ static void home_add(struct conn *c, struct slice pid) {
     pthread_mutex_unlock(&homes.lock);
     if (first && homes.attached)
         homes.attached();
+    return h;
+}
+
+static void home_put(struct conn *c, struct buf *item) {
+    outbox_gather(&c->out, item);
+    buf_done(item);
+}
+
+/* The load. */
+
+/* Tells h of it, unless too much waits for it already: whether it knows. */
+static bool home_tell_load(struct home *h, const struct control_load *load, int64_t now) {
+    struct buf item = {0};
+
+    if (atomic_load_explicit(&h->conn->out.bytes, memory_order_relaxed) > CONN_LOW)
+        return false;
+    control_put_load(&item, load);
+    home_put(h->conn, &item);
+    h->load = *load;
+    h->told = now;
+    return true;
+}
+
+/* Who was told longest ago was told then. */
+static int64_t home_oldest_told(void) {
+    int64_t told = INT64_MAX;
+
+    for (struct home *h = homes.list; h; h = h->next)
+        if (h->told < told)
+            told = h->told;
+    return told;
+}
+
+/* The first report, at once. */
+static void home_begin_reports(struct home *h) {
+    int64_t now = clock_now();
+    struct control_load load;
+
+    control_read_load(&load, now);
+    home_tell_load(h, &load, now);
+    homes.idle = false;
+    if (homes.due < now || homes.due > now + HOME_LOOK_NS)
+        homes.due = now + HOME_LOOK_NS;
+}
+
+/* The leader alone changes the list, so it may read it without the lock. When it is time for one home all are told,
+ * so that an idle node is not woken for each. */
+bool home_report(int64_t now) {
+    bool all = now - home_oldest_told() >= HOME_BEAT_NS, told = false, owed = false;
+    struct control_load load;
+
+    atomic_store(&homes.urgent, false); /* before the state is read */
+    control_read_load(&load, now);
+    for (struct home *h = homes.list; h; h = h->next) {
+        if (!all && !control_load_differs(&h->load, &load))
+            continue;
+        if (home_tell_load(h, &load, now))
+            told = true;
+        else
+            owed = true;
+    }
+    homes.looked = now;
+    homes.calls = load.calls;
+    homes.idle = control_load_is_idle(&load) && !owed;
+    homes.due = homes.idle ? home_oldest_told() + HOME_BEAT_NS : now + HOME_LOOK_NS;
+    return told;
+}
+
+/* A node that was idle and is not any more, or has been in between, is looked at a second after the last look. */
+int64_t home_report_due(void) {
+    if (!homes.list)
+        return 0;
+    if (homes.idle && (exec_load() > 0 || stats_get(STATS_CALLS) != homes.calls)) {
+        homes.idle = false;
+        homes.due = homes.looked + HOME_LOOK_NS;
+    }
+    return atomic_load(&homes.urgent) ? 1 : homes.due;
+}
+
+void home_report_soon(void) {
+    atomic_store(&homes.urgent, true);
+    io_kick();
 }
 
 void home_closed(struct conn *c) {
@@ -98,7 +192,7 @@ static void home_attach(struct conn *c, struct slice pid) {
         outbox_put_buf(&c->out, &out);
     buf_done(&out);
     log_info("home %s: attached", c->peer);
-    home_add(c, pid);
+    home_begin_reports(home_add(c, pid));
 }
 
 /* {detach, Home}; another one may have taken its place before. */
@@ -111,13 +205,6 @@ static void home_detach(struct conn *c, struct slice pid) {
     callback_closed(c); /* who would answer has gone with it */
     connect_lost(c->peer);
     log_info("home %s: detached", c->peer);
-}
-
-static bool home_put(struct conn *c, struct buf *item) {
-    bool taken = outbox_gather(&c->out, item);
-
-    buf_done(item);
-    return taken;
 }
 
 static void home_put_event(struct conn *c, const char *what, struct slice ref) {

@@ -23,6 +23,15 @@ void home_closed(struct conn *c);
 void home_put_ended(struct conn *c, struct slice ref);
 void home_put_started(struct conn *c, struct slice ref);
 
+/* How loaded the node is each home is told when it attaches, then once a second if that has changed, and every
+ * five seconds in any case. The leader's: when the next look is due (clock_now(); 0: there is no home), and the
+ * look itself: whether there is something to write now. */
+int64_t home_report_due(void);
+bool home_report(int64_t now);
+
+/* What cannot wait for the next look: the node's state has changed. Wakes the leader. */
+void home_report_soon(void);
+
 /* How many homes there are. */
 int home_count(void);
 

@@ -70,6 +70,8 @@ static struct {
     struct conn *added;
 
     /* The leader's. */
+    int64_t tick_at,
+        report_at; /* when the timer is to fire next; 0: there is nobody to report to */
     struct conn *conns;
     int64_t traffic;  /* when there last was some */
     struct conn *hot; /* the one that brought it, which the next is likely to come from */
@@ -78,6 +80,7 @@ static struct {
 } io = {.nap_lock = PTHREAD_MUTEX_INITIALIZER,
         .nap_wake = PTHREAD_COND_INITIALIZER,
         .added_lock = PTHREAD_MUTEX_INITIALIZER,
+        .wake = {-1},
         .epmd = -1};
 
 static int io_watch(int fd, uint32_t events, void *what) {
@@ -92,13 +95,26 @@ static void io_rewatch(int fd, uint32_t events, void *what) {
     epoll_ctl(io.epoll, EPOLL_CTL_MOD, fd, &ev);
 }
 
-static int io_start_timer(void) {
-    int64_t ns = (int64_t)io.settings.net_ticktime * 1000000000 / IO_TICKS;
-    struct timespec every = {ns / 1000000000, ns % 1000000000};
-    struct itimerspec spec = {every, every};
+/* For the next tick or, if that comes first, the next report. */
+static int io_set_timer(void) {
+    struct itimerspec spec = {0};
+    int64_t at = io.tick_at;
 
+    io.report_at = home_report_due();
+    if (io.report_at > 0 && io.report_at < at)
+        at = io.report_at;
+    spec.it_value = (struct timespec){at / 1000000000, at % 1000000000};
+    return timerfd_settime(io.timer, TFD_TIMER_ABSTIME, &spec, NULL);
+}
+
+static int64_t io_tick_ns(void) {
+    return (int64_t)io.settings.net_ticktime * 1000000000 / IO_TICKS;
+}
+
+static int io_start_timer(void) {
     io.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    return io.timer < 0 ? -1 : timerfd_settime(io.timer, 0, &spec, NULL);
+    io.tick_at = clock_now() + io_tick_ns();
+    return io.timer < 0 ? -1 : io_set_timer();
 }
 
 /* fork(2). The list of connections is held still meanwhile, so that the child finds it whole. */
@@ -383,13 +399,10 @@ static void io_take_added(void) {
     }
 }
 
-/* The tick timer: says that we live to whom nothing was sent, and drops who has been silent. */
+/* Says that we live to whom nothing was sent, and drops who has been silent. */
 static void io_tick(void) {
     static const uint8_t tick[4];
-    uint64_t times;
 
-    if (read(io.timer, &times, sizeof times) < 0)
-        return;
     for (struct conn *c = io.conns, *next; c; c = next) {
         uint64_t sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
         uint64_t received = c->received;
@@ -417,6 +430,22 @@ static void io_tick(void) {
     channels_tick();
     if (exec_load() == 0 && clock_now() - io.traffic > IO_IDLE_NS)
         xmalloc_trim();
+}
+
+static void io_timer(void) {
+    int64_t now = clock_now(), report;
+    uint64_t times;
+
+    if (read(io.timer, &times, sizeof times) < 0)
+        return;
+    if (now >= io.tick_at) {
+        io.tick_at = now + io_tick_ns();
+        io_tick();
+    }
+    report = home_report_due();
+    if (report > 0 && now >= report && home_report(now))
+        io_flush_all();
+    io_set_timer();
 }
 
 void io_list(void (*fn)(void *arg, const struct conn *c), void *arg) {
@@ -472,10 +501,10 @@ void io_set_accepting(bool accepting) {
 /* The loop. */
 
 /* A connection closed by an earlier event of the same batch must not be looked at again: closing
- * only happens to the event's own connection, to one replaced (in io_woken) or to a silent one
- * (in io_tick), so those two come last. */
+ * only happens to the event's own connection, to one replaced (in io_woken) or to a silent
+ * or broken one (in io_timer), so those two come last. */
 static void io_dispatch(const struct epoll_event *events, int n) {
-    bool woken = false, tick = false;
+    bool woken = false, timer = false;
 
     for (int i = 0; i < n; i++) {
         void *what = events[i].data.ptr;
@@ -483,7 +512,7 @@ static void io_dispatch(const struct epoll_event *events, int n) {
         if (what == &io_is_wake)
             woken = true;
         else if (what == &io_is_timer)
-            tick = true;
+            timer = true;
         else if (what == &io_is_listener)
             io.settings.accept();
         else if (what == &io_is_epmd)
@@ -493,8 +522,8 @@ static void io_dispatch(const struct epoll_event *events, int n) {
     }
     if (woken)
         io_woken();
-    if (tick)
-        io_tick();
+    if (timer)
+        io_timer();
 }
 
 /* Reads the hot connection without asking epoll first: whether there was something. */
@@ -569,8 +598,8 @@ static void io_tell_started(const struct request *r) {
     home_put_started(r->conn, r->ref);
 }
 
-/* Tells the callers what they have to know of requests that wait or run: in how many milliseconds
- * there may be more to tell, or -1. */
+/* Tells the callers what they have to know of requests that wait or run, and sees to it that the homes will be
+ * told of the load: in how many milliseconds there may be more to tell, or -1. */
 static int io_tell(void) {
     bool told = exec_unannounced() > 0;
     int64_t now = clock_now();
@@ -583,6 +612,8 @@ static int io_tell(void) {
         told = true;
     if (told)
         io_flush_all();
+    if (home_report_due() != io.report_at)
+        io_set_timer();
     waits = io_flush_overdue(now) ||
             callback_more(); /* of those that follow some may leave it to others */
     return waits || exec_unreported() > 0 ? IO_WAITING_MS : -1;

@@ -119,6 +119,7 @@ static int main_start(const char *program, struct err *e) {
     if (node_publish(e) < 0)
         return -1;
     control_set_ready();
+    home_report_soon();
     main_tell_ready();
     connect_start(&options.connect);
     return 0;

@@ -6,6 +6,7 @@
 #include "exec.h"
 #include "io.h"
 #include "leave.h"
+#include "load.h"
 #include "log.h"
 #include "py.h"
 #include "py_call.h"
@@ -389,7 +390,7 @@ PyObject *py_loop_turn(PyObject *self, PyObject *unused) {
 /* wait(fd, timeout): whether turn() is due, or fd may be readable, or so many seconds have passed. */
 PyObject *py_loop_wait(PyObject *self, PyObject *args) {
     PyObject *timeout;
-    int64_t deadline;
+    int64_t deadline, since;
     int fd;
 
     (void)self;
@@ -403,7 +404,9 @@ PyObject *py_loop_wait(PyObject *self, PyObject *args) {
         py_reply_flush(&py_loop.batch);
         if (timeout == Py_None || deadline > clock_now())
             io_wait_tasks(fd, deadline);
+        since = load_entering();
         py_enter();
+        load_entered(since);
     }
     return PyBool_FromLong(tasks_due());
 }

@@ -4,6 +4,7 @@
 #include "py_worker.h"
 #include "conn.h"
 #include "io.h"
+#include "load.h"
 #include "py.h"
 #include "py_call.h"
 #include "py_callback.h"
@@ -112,9 +113,11 @@ static void py_worker_run(struct exec_worker *w, struct request *r, struct py_re
 
 static void py_worker_serve(struct exec_worker *w) {
     struct py_reply_batch batch = {.len = 0};
+    int64_t since = load_entering();
     struct request *r;
 
     py_enter();
+    load_entered(since);
     atomic_store(&w->state, EXEC_RUNNING);
     py_release_deferred();
     while ((r = exec_pop(w))) {

@@ -31,7 +31,8 @@ void route_init(const char *node) {
 }
 
 void route_drain(void) {
-    atomic_store(&route.draining, true);
+    if (!atomic_exchange(&route.draining, true))
+        home_report_soon();
 }
 
 bool route_draining(void) {

@@ -163,7 +163,8 @@ int main(void) {
     attach(fd);
     while (strstr(frame(fd), "py_hello"))
         ;
-    ok(is_silent(fd), "who has attached is not greeted any more");
+    has_str(frame(fd), "[{load,", "who has attached is told of the load");
+    ok(is_silent(fd), "but not greeted any more");
     connect_lost("other@127.0.0.1");
     close(fd);
     ok(peer_logged(log_path, "conn " PEER ": closed"), "the connection is lost");

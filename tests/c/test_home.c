@@ -474,6 +474,119 @@ static bool gone(struct end *e) {
     return close_end(e);
 }
 
+/* The load, as it is reported. */
+
+#define SECOND ((int64_t)1000000000)
+
+/* The report in what the peer has got, with what nobody knows before as N; "" if there is none. */
+static const char *report_in(const char *frames) {
+    static char ring[4][1024];
+    static int next;
+    char *text = ring[next++ % 4];
+    const char *at = strstr(frames, "{load,"), *rss = at ? strstr(at, "rss=>") : NULL;
+
+    text[0] = '\0';
+    if (rss)
+        snprintf(text, sizeof ring[0], "%.*srss=>N%s", (int)(rss - at), at,
+                 rss + 5 + strspn(rss + 5, "0123456789"));
+    return text;
+}
+
+/* calls and errors: more than there were when this test began. */
+static uint64_t calls, errors;
+
+static const char *report(const char *state, int queued, int more_calls, int more_errors) {
+    return line("{load,#{state=>%s,running=>0,queued=>%d,tasks=>0,workers=>0,max_workers=>7,calls=>%d,"
+                "errors=>%d,rss=>N,gil_wait=>0}}]",
+                state, queued, (int)calls + more_calls, (int)errors + more_errors);
+}
+
+static void test_report(void) {
+    int64_t now, due;
+
+    calls = stats_get(STATS_CALLS);
+    errors = stats_get(STATS_ERRORS);
+    is_int(home_report_due(), 0, "without a home nothing is due");
+    is_str(report_in(say(&a, "{attach," H "}")), report("starting", 0, 0, 0),
+           "a home is told of the load when it attaches");
+    now = clock_now();
+    due = home_report_due();
+    ok(due > now && due <= now + SECOND, "a look is due within a second");
+    ok(!home_report(now), "nothing has changed");
+    is_str(got(&a), "", "so nothing is said");
+    due = home_report_due();
+    ok(due > now + 4 * SECOND && due <= now + 5 * SECOND, "an idle node has nothing to say for five");
+    ok(home_report(due), "then it has");
+    is_str(report_in(got(&a)), report("starting", 0, 0, 0), "what it has said before");
+    is_int(home_report_due() - due, 5 * SECOND, "and again");
+
+    now = due;
+    say(&a, CALL(R1));
+    is_int(home_report_due() - now, SECOND, "as soon as there is load a look is due after a second");
+    ok(home_report(now += SECOND), "it has changed");
+    is_str(report_in(got(&a)), report("starting", 1, 0, 0), "what waits is told");
+    is_int(home_report_due() - now, SECOND, "while there is load it is looked at each second");
+    ok(!home_report(now += SECOND), "though nothing is said");
+    is_int(home_report_due() - now, SECOND, "if nothing changes");
+    answer_all();
+    got(&a);
+    stats_add(STATS_CALLS, 1);
+    ok(home_report(now += SECOND), "that it is gone");
+    is_str(report_in(got(&a)), report("starting", 0, 1, 0), "is told, too");
+    is_int(home_report_due() - now, 5 * SECOND, "and the node is idle again");
+    stats_add(STATS_CALLS, 1);
+    stats_add(STATS_ERRORS, 1);
+    is_int(home_report_due() - now, SECOND, "but for what has run and ended meanwhile");
+    ok(home_report(now += SECOND), "of which is told");
+    is_str(report_in(got(&a)), report("starting", 0, 2, 1), "when it has");
+    home_report_soon();
+    ok(home_report_due() > 0 && home_report_due() <= clock_now(), "what is urgent is due at once");
+    ok(!home_report(now), "if it is nothing new");
+    is_str(got(&a), "", "nothing is said");
+    say(&a, "{detach," H "}");
+    is_int(home_report_due(), 0, "the home has gone: nothing is due");
+}
+
+static void test_reports(void) {
+    struct buf waiting = {0};
+    struct end c;
+    int64_t now, due;
+
+    open_end(&c, "c@h");
+    attach(&a, H);
+    attach(&c, HC);
+    due = home_report_due();
+    ok(home_report(due + 5 * SECOND), "two homes");
+    has_str(got(&a), TO(H) "[{load,", "are told");
+    has_str(got(&c), TO(HC) "[{load,", "at the same time");
+    now = due + 5 * SECOND;
+    is_int(home_report_due() - now, 5 * SECOND, "so that they are one look");
+
+    if (buf_reserve(&waiting, CONN_LOW + 1) < 0)
+        tap_bail("no memory");
+    waiting.len = CONN_LOW + 1;
+    memset(waiting.data, 0, waiting.len);
+    outbox_put(&a.conn->out, waiting.data, waiting.len);
+    stats_add(STATS_CALLS, 1);
+    ok(home_report(now += SECOND), "much waits for one of them");
+    has_str(got(&c), TO(HC) "[{load,", "the other is told");
+    is_int(atomic_load(&a.conn->out.bytes), CONN_LOW + 1, "and that one not");
+    is_int(home_report_due() - now, SECOND, "but looked after in a second");
+    while (atomic_load(&a.conn->out.bytes) > 0) {
+        outbox_flush(&a.conn->out);
+        recv(a.peer, waiting.data, CONN_LOW, MSG_DONTWAIT);
+    }
+    while (recv(a.peer, waiting.data, CONN_LOW, MSG_DONTWAIT) > 0)
+        ;
+    ok(home_report(now += SECOND), "when there is room");
+    has_str(got(&a), TO(H) "[{load,", "it is told");
+    got(&c); /* which may have seen the memory change */
+    buf_done(&waiting);
+    say(&a, "{detach," H "}");
+    ok(gone(&c), "both go");
+    is_int(home_report_due(), 0, "and nothing is due");
+}
+
 /* Several homes: the first is the one to be called, unless another is wanted. */
 static void test_several(void) {
     struct end c, d, e;
@@ -611,6 +724,8 @@ static void test_all(void) {
     test_reply_sink();
     test_drop_queue();
     test_credit();
+    test_report();
+    test_reports();
     test_several();
     test_log();
     test_closed();
@@ -619,6 +734,8 @@ static void test_all(void) {
 static void test_draining(void) {
     attach(&a, H);
     route_drain();
+    ok(home_report_due() <= clock_now() && home_report(clock_now()), "that a node drains is told at once");
+    has_str(report_in(got(&a)), "{load,#{state=>draining,", "as its state");
     is_str(say(&a, CALL(R1)), STRAIGHT(R1, "{error,draining}"), "a node that drains takes no call");
     is_str(say(&a, "[" CALL(R1) "]"), TO(H) "[{" R1 ",{error,draining}}]", "also of a list");
     is_str(say(&a, "{call," R1 ",pynode,ready,[],#{}}"), STRAIGHT(R1, "{ok,false}"),
@@ -631,7 +748,7 @@ int main(void) {
                                             .serve = serve_cb,
                                             .stop = worker_cb,
                                             .interrupt = interrupt_cb};
-    static const struct control_facts facts = {.node = "py@h", .version = "1", .python = "3"};
+    static const struct control_facts facts = {.node = "py@h", .version = "1", .python = "3", .max_workers = 7};
     struct io_settings settings = {.net_ticktime = 60};
     struct err e;
 

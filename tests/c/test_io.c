@@ -638,6 +638,35 @@ static void test_ticks(void) {
     close(ticking);
 }
 
+/* Whether the next frames are ticks, which are answered, and reports of the load, the last of them with such a text. */
+static bool report_comes(int fd, const char *text) {
+    for (;;) {
+        const char *heard = next_frame(fd);
+
+        if (strcmp(heard, "tick") == 0)
+            send(fd, "\0\0\0", 4, MSG_NOSIGNAL);
+        else if (!strstr(heard, "[{load,#{"))
+            return false;
+        else if (strstr(heard, text))
+            return true;
+    }
+}
+
+static void test_reports(void) {
+    int fd = peer("home@h"), before = look(&inside);
+
+    say(fd, "{6," P ",'',pynode}", "{attach," P "}");
+    has_str(hear(fd), "{py_attached,#{", "a home attaches");
+    ok(report_comes(fd, "running=>0,"), "and is told of the load");
+    say(fd, "{6," P ",'',rex}", "{'$gen_cast',{cast,block,f,[],user}}");
+    ok(wait_for(&inside, before + 1), "something runs");
+    ok(report_comes(fd, "running=>1,"), "which it is told");
+    change(&release, 1);
+    ok(report_comes(fd, "running=>0,"), "and that it has ended");
+    ok(report_comes(fd, "running=>0,"), "then the same after a while");
+    close(fd);
+}
+
 static void test_stop(void) {
     int fd = peer("last@h");
 
@@ -669,7 +698,7 @@ static void push_early(void) {
 }
 
 static void start(void) {
-    static const struct control_facts facts = {.node = "py@h"};
+    static const struct control_facts facts = {.node = "py@h", .version = "1", .python = "3"};
     struct io_settings settings = {.net_ticktime = TICKTIME,
                                    .max_frame = MAX_FRAME,
                                    .accept = accept_cb,
@@ -730,6 +759,7 @@ int main(void) {
     test_epmd();
     test_signals();
     test_ticks();
+    test_reports();
     test_stop();
     free(log_path);
     return tap_end();

@@ -201,24 +201,28 @@ attach(N) ->
     {pynode, N} ! {attach, self()},
     live:expect(10000, fun({py_attached, _}) -> {ok, attached} end).
 
-%% The first item after a call of the function.
+%% The first record after a call of the function.
 logged(N, Function, Arguments) ->
     none = erpc:call(N, logs, Function, Arguments),
     item().
 
 item() ->
-    live:expect(10000, fun([Item | More]) ->
-                               [self() ! More || More =/= []],
-                               {ok, Item}
-                       end).
+    case live:expect(10000, fun([Item | More]) -> {ok, {Item, More}} end) of
+        {{load, _}, More} ->
+            [self() ! More || More =/= []],
+            item();
+        {Item, More} ->
+            [self() ! More || More =/= []],
+            Item
+    end.
 
 %% The items that the peer has read, and before them those that were read before, when the last one
 %% is the wanted one; or when the message is, which is not in the list.
 read_until(Wanted, Peer, Before) ->
     case wire:next(Peer) of
         {_, Items} when is_list(Items) ->
-            Read = lists:reverse(Items, Before),
-            case Wanted(hd(Read)) of
+            Read = lists:reverse([Item || Item <- Items, element(1, Item) =/= load], Before),
+            case Read =/= [] andalso Wanted(hd(Read)) of
                 true -> Read;
                 false -> read_until(Wanted, Peer, Read)
             end;
