@@ -94,8 +94,9 @@ static bool control_rss_differs(uint64_t a, uint64_t b) {
 bool control_load_differs(const struct control_load *a, const struct control_load *b) {
     return a->state != b->state || a->pool.running != b->pool.running ||
            a->pool.queued != b->pool.queued || a->pool.workers != b->pool.workers ||
-           a->tasks != b->tasks || a->calls != b->calls || a->errors != b->errors ||
-           a->gil_wait != b->gil_wait || control_rss_differs(a->rss, b->rss);
+           a->tasks != b->tasks || a->pool.blocked != b->pool.blocked || a->others != b->others ||
+           a->calls != b->calls || a->errors != b->errors || a->gil_wait != b->gil_wait ||
+           control_rss_differs(a->rss, b->rss);
 }
 
 bool control_load_is_idle(const struct control_load *l) {
@@ -105,10 +106,12 @@ bool control_load_is_idle(const struct control_load *l) {
 void control_put_load(struct buf *out, const struct control_load *l) {
     etf_put_tuple(out, 2);
     etf_put_atom(out, "load");
-    etf_put_map(out, 10);
+    etf_put_map(out, 12);
     etf_put_atom(out, "state");
     etf_put_atom(out, l->state);
+    control_put_number(out, "others", l->others);
     control_put_number(out, "running", (uint64_t)l->pool.running);
+    control_put_number(out, "blocked", (uint64_t)l->pool.blocked);
     control_put_number(out, "queued", l->pool.queued);
     control_put_number(out, "tasks", l->tasks);
     control_put_number(out, "workers", (uint64_t)l->pool.workers);

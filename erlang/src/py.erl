@@ -851,6 +851,7 @@ pool_start(Name, Options) ->
         {ok, Pool} ->
             Started = py_pool_sup:start_pool(Name, Pool),
             Started =:= ok andalso py_coordinator:wait_started(),
+            _ = py_cluster:nodes(), % it has heard of that by now
             Started;
         Error -> Error
     end.

@@ -1,9 +1,10 @@
 %% @private
 %% py_backlog - callers of this VM that wait for a place in a pool, first come first served.
 %%
-%% Messages to it, beside calls:
+%% Who may go to any node of the pool must not wait behind one who may not: there is a queue for the pool, one for each
+%% node that is the only one for somebody's key, and one for each set of labels. Messages, beside calls:
 %%
-%%      {free, Pool}                 a call of the pool has ended, and somebody waits
+%%      {free, Pool, Node}           a call of the pool has ended there, and somebody waits
 %%      {leave, Ref}                 who waits does so no longer
 %%
 %% Who waits gets {turn, Ref} once, to the alias Ref, and then looks for a place; who finds none comes back,
@@ -12,15 +13,18 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, wait/4, is_waited/1, free/1, count/1]).
+-export([start_link/0, wait/4, is_waited/1, free/2, count/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -define(TICK, 20).
 
+-export_type([queue/0]).
+
+-type queue() :: {py_cluster:pool(), any | {node, node()} | {labels, map()}}.
 -type waiter() :: {Ref :: reference(), Monitor :: reference()}.
 
--record(s, {queues = #{} :: #{py_cluster:pool() => {[waiter()], [waiter()]}},
-            monitors = #{} :: #{reference() => {py_cluster:pool(), reference()}}, % monitor => whose
+-record(s, {queues = #{} :: #{queue() => {[waiter()], [waiter()]}},
+            monitors = #{} :: #{reference() => {queue(), reference()}}, % monitor => whose
             refs = #{} :: #{reference() => reference()},                          % alias => monitor
             ticks = false :: boolean()}).
 
@@ -29,10 +33,10 @@ start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
 %% Until it is the caller's turn; `overloaded' if so many wait already, `timeout' when the limit has passed.
--spec wait(py_cluster:pool(), back | front, non_neg_integer(), timeout()) -> turn | overloaded | timeout | not_started.
-wait(Pool, Where, Max, Timeout) ->
+-spec wait(queue(), back | front, non_neg_integer(), timeout()) -> turn | overloaded | timeout | not_started.
+wait(Queue, Where, Max, Timeout) ->
     Ref = erlang:alias([reply]),
-    try gen_server:call(?MODULE, {wait, Pool, Where, Max, Ref}, infinity) of
+    try gen_server:call(?MODULE, {wait, Queue, Where, Max, Ref}, infinity) of
         ok -> wait_turn(Ref, erlang:monitor(process, ?MODULE), Timeout);
         overloaded -> erlang:unalias(Ref), overloaded
     catch
@@ -53,35 +57,45 @@ wait_turn(Ref, Monitor, Timeout) ->
     after 0 -> Result
     end.
 
-%% Whether anybody waits for a place in that pool: who comes then waits, too.
--spec is_waited(py_cluster:pool()) -> boolean().
-is_waited(Pool) ->
-    count(Pool) > 0.
+%% Whether anybody waits there: who comes then waits, too.
+-spec is_waited(queue()) -> boolean().
+is_waited(Queue) ->
+    length_of(Queue) > 0.
 
--spec count(py_cluster:pool()) -> non_neg_integer().
-count(Pool) ->
-    try ets:lookup_element(?MODULE, Pool, 2)
+length_of(Queue) ->
+    try ets:lookup_element(?MODULE, Queue, 2)
     catch error:badarg -> 0
     end.
 
-%% A call has ended.
--spec free(py_cluster:pool()) -> ok.
-free(Pool) ->
-    is_waited(Pool) andalso (whereis(?MODULE) =/= undefined) andalso (?MODULE ! {free, Pool}),
-    ok.
+%% How many wait for a place in the pool.
+-spec count(py_cluster:pool()) -> non_neg_integer().
+count(Pool) ->
+    try lists:sum(lists:append(ets:match(?MODULE, {{Pool, '_'}, '$1'})))
+    catch error:badarg -> 0
+    end.
+
+%% A call has ended. When nobody waits anywhere, that is all.
+-spec free(py_cluster:pool(), node()) -> ok.
+free(Pool, Node) ->
+    try ets:info(?MODULE, size) of
+        Size when is_integer(Size), Size > 0 -> ?MODULE ! {free, Pool, Node}, ok;
+        _ -> ok
+    catch
+        error:badarg -> ok
+    end.
 
 %%% ------------------------------------------------------------------ gen_server
 
 -spec init([]) -> {ok, #s{}}.
 init([]) ->
-    ets:new(?MODULE, [named_table, {read_concurrency, true}]), % {Pool, how many wait}
+    ets:new(?MODULE, [named_table, {read_concurrency, true}]), % {queue(), how many wait}, of those where anybody does
     {ok, #s{}}.
 
 -spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}}.
-handle_call({wait, Pool, Where, Max, Ref}, {Pid, _}, S) ->
+handle_call({wait, {Pool, _} = Queue, Where, Max, Ref}, {Pid, _}, S) ->
     case Where =:= back andalso count(Pool) >= Max of
         true -> {reply, overloaded, S};
-        false -> {reply, ok, tick(add(Pool, Where, Pid, Ref, S))}
+        false -> {reply, ok, tick(add(Queue, Where, Pid, Ref, S))}
     end;
 handle_call(_Request, _From, S) ->
     {reply, {error, bad_request}, S}.
@@ -91,8 +105,9 @@ handle_cast(_Request, S) ->
     {noreply, S}.
 
 -spec handle_info(term(), #s{}) -> {noreply, #s{}}.
-handle_info({free, Pool}, S) ->
-    {noreply, turns(Pool, 1, S)};
+handle_info({free, Pool, Node}, S = #s{queues = Queues}) ->
+    Free = [Queue || {P, Which} = Queue <- maps:keys(Queues), P =:= Pool, may_be_free(Which, Node)],
+    {noreply, lists:foldl(fun(Queue, Acc) -> turns(Queue, 1, Acc) end, S, Free)};
 handle_info({leave, Ref}, S = #s{refs = Refs}) ->
     case Refs of
         #{Ref := Monitor} -> {noreply, remove(Monitor, S)};
@@ -101,10 +116,13 @@ handle_info({leave, Ref}, S = #s{refs = Refs}) ->
 handle_info({'DOWN', Monitor, process, _, _}, S) ->
     {noreply, remove(Monitor, S)};
 handle_info(tick, S = #s{queues = Queues}) ->
-    Turned = lists:foldl(fun(Pool, Acc) -> turns(Pool, py_cluster:room(Pool), Acc) end, S, maps:keys(Queues)),
+    Turned = lists:foldl(fun(Queue, Acc) -> turns(Queue, py_cluster:room(Queue), Acc) end, S, maps:keys(Queues)),
     {noreply, tick(Turned#s{ticks = false})};
 handle_info(_Late, S) ->
     {noreply, S}.
+
+may_be_free({node, Only}, Node) -> Only =:= Node;
+may_be_free(_, _) -> true.
 
 %% While anybody waits.
 tick(S = #s{ticks = false, queues = Queues}) when map_size(Queues) > 0 ->
@@ -115,33 +133,30 @@ tick(S) ->
 
 %%% ------------------------------------------------------------------ the queues
 
-add(Pool, Where, Pid, Ref, S = #s{queues = Queues, monitors = Monitors, refs = Refs}) ->
+add(Queue, Where, Pid, Ref, S = #s{queues = Queues, monitors = Monitors, refs = Refs}) ->
     Monitor = erlang:monitor(process, Pid),
-    {Out, In} = maps:get(Pool, Queues, {[], []}),
-    Queue = case Where of
-                back -> {Out, [{Ref, Monitor} | In]};
-                front -> {[{Ref, Monitor} | Out], In}
-            end,
-    counted(Pool, 1),
-    S#s{queues = Queues#{Pool => Queue}, monitors = Monitors#{Monitor => {Pool, Ref}}, refs = Refs#{Ref => Monitor}}.
-
-counted(Pool, Change) ->
-    ets:update_counter(?MODULE, Pool, Change, {Pool, 0}).
+    {Out, In} = maps:get(Queue, Queues, {[], []}),
+    Longer = case Where of
+                 back -> {Out, [{Ref, Monitor} | In]};
+                 front -> {[{Ref, Monitor} | Out], In}
+             end,
+    ets:update_counter(?MODULE, Queue, 1, {Queue, 0}),
+    S#s{queues = Queues#{Queue => Longer}, monitors = Monitors#{Monitor => {Queue, Ref}}, refs = Refs#{Ref => Monitor}}.
 
 %% So many of those who wait, as they came. One that has left is passed over.
 turns(_, 0, S) ->
     S;
-turns(Pool, N, S = #s{queues = Queues}) ->
+turns(Queue, N, S = #s{queues = Queues}) ->
     case Queues of
-        #{Pool := {[], []}} ->
-            S#s{queues = maps:remove(Pool, Queues)};
-        #{Pool := {[], In}} ->
-            turns(Pool, N, S#s{queues = Queues#{Pool := {lists:reverse(In), []}}});
-        #{Pool := {[{Ref, Monitor} | Out], In}} ->
-            Left = S#s{queues = Queues#{Pool := {Out, In}}},
+        #{Queue := {[], []}} ->
+            S#s{queues = maps:remove(Queue, Queues)};
+        #{Queue := {[], In}} ->
+            turns(Queue, N, S#s{queues = Queues#{Queue := {lists:reverse(In), []}}});
+        #{Queue := {[{Ref, Monitor} | Out], In}} ->
+            Left = S#s{queues = Queues#{Queue := {Out, In}}},
             case is_map_key(Ref, S#s.refs) of
-                true -> Ref ! {turn, Ref}, turns(Pool, N - 1, remove(Monitor, Left));
-                false -> turns(Pool, N, Left)
+                true -> Ref ! {turn, Ref}, turns(Queue, N - 1, remove(Monitor, Left));
+                false -> turns(Queue, N, Left)
             end;
         #{} ->
             S
@@ -150,9 +165,9 @@ turns(Pool, N, S = #s{queues = Queues}) ->
 %% Its place in the queue stays until its turn would come.
 remove(Monitor, S = #s{monitors = Monitors, refs = Refs}) ->
     case maps:take(Monitor, Monitors) of
-        {{Pool, Ref}, Left} ->
+        {{Queue, Ref}, Left} ->
             erlang:demonitor(Monitor, [flush]),
-            counted(Pool, -1),
+            ets:update_counter(?MODULE, Queue, -1) =:= 0 andalso ets:delete(?MODULE, Queue),
             S#s{monitors = Left, refs = maps:remove(Ref, Refs)};
         error ->
             S

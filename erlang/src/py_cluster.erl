@@ -76,11 +76,14 @@ pool(Pool) ->
         _ -> none
     end.
 
--spec room(pool()) -> non_neg_integer().
-room(Pool) ->
-    case pool(Pool) of
-        #{entries := Entries} -> py_place:room(Entries);
-        none -> 1 % who waits finds out that it has gone
+%% How many calls there is room for; one for a pool that has gone, so that who waits finds out.
+-spec room(py_backlog:queue()) -> non_neg_integer().
+room({Pool, Which}) ->
+    case {pool(Pool), Which} of
+        {none, _} -> 1;
+        {#{entries := Entries}, any} -> py_place:room(Entries);
+        {#{entries := Entries}, {node, Node}} -> py_place:room(list_to_tuple([E || {N, _, _} = E <- tuple_to_list(Entries), N =:= Node]));
+        {#{entries := Entries, labels := Labels}, {labels, Wanted}} -> py_place:room(py_place:matching(Wanted, Labels, Entries))
     end.
 
 %% All nodes of the cluster, whoever has them.

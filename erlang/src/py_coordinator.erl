@@ -18,7 +18,7 @@
 
 -export([start_link/1, wait_started/0, attached/4]).
 -export([connect/2, disconnect/1, nodes/0, info/0, stop_node/2]).
--export([start_node/1, cluster_nodes/1, tell_locals/0]).
+-export([start_node/1, started/0, cluster_nodes/1, tell_locals/0]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 
 -export_type([node_info/0, down_info/0]).
@@ -100,6 +100,11 @@ stop_node(Node, Timeout) ->
 -spec start_node(py_options:spec()) -> ok | {error, term()}.
 start_node(Spec) ->
     call({start_node, Spec}, infinity).
+
+%% The nodes that this VM runs and has not told to go.
+-spec started() -> [node()] | {error, term()}.
+started() ->
+    call(started, infinity).
 
 %% Which nodes of other VMs are to be attached: these, and no others.
 -spec cluster_nodes([node()]) -> ok.
@@ -189,6 +194,8 @@ handle_call({disconnect, Node}, _From, S = #s{nodes = Nodes}) ->
     end;
 handle_call(nodes, _From, S) ->
     {reply, [Node || {Node, #node{entry = E}} <- lists:sort(maps:to_list(S#s.nodes)), E =/= undefined], S};
+handle_call(started, _From, S = #s{ports = Ports}) ->
+    {reply, [port_node(P) || P = #port{stopped = false} <- maps:values(Ports)], S};
 handle_call(info, _From, S) ->
     {reply, info(S), S};
 handle_call({stop_node, Node}, _From, S0 = #s{nodes = Nodes}) ->

@@ -78,11 +78,11 @@ in_flight(Counter) ->
     Array = array(),
     atomics:get(Array, Counter + 1) + atomics:get(Array, Counter + 2).
 
-%% What the node has said: how many calls of all it has, and how many it takes.
+%% What the node has said: how many calls others have there, and how many it takes.
 -spec report(counter(), non_neg_integer(), non_neg_integer()) -> ok.
-report(Counter, All, Limit) ->
+report(Counter, Others, Limit) ->
     Array = array(),
-    atomics:put(Array, Counter + ?OTHERS, max(0, All - in_flight(Counter))),
+    atomics:put(Array, Counter + ?OTHERS, Others),
     atomics:put(Array, Counter + ?LIMIT, Limit),
     atomics:put(Array, Counter + ?REPORTED, erlang:monotonic_time(millisecond)).
 

@@ -313,14 +313,13 @@ hear([], S) ->
 %% ahead, so that they come in batches.
 loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, calls = Before}) ->
     Now = erlang:monotonic_time(millisecond),
-    #{running := Running, queued := Queued, calls := Calls} =
-        maps:merge(#{running => 0, queued => 0, calls => 0}, Load),
+    #{others := Others, blocked := Blocked, calls := Calls} = maps:merge(#{others => 0, blocked => 0, calls => 0}, Load),
     Rate = case Before of
                {Then, Count} when Now > Then, Calls > Count -> (Calls - Count) * ?AHEAD_TIME div (Now - Then);
                _ -> 0
            end,
     Ahead = max(?SENT_AHEAD, min(?AHEAD_MAX, Rate)),
-    py_counter:report(Counter, Running + Queued, Slots + maps:get(blocked, Load, 0) + Ahead),
+    py_counter:report(Counter, Others, Slots + Blocked + Ahead),
     py_table:set_load(Node, Load),
     S#s{calls = {Now, Calls}}.
 

@@ -99,8 +99,9 @@ handle_cast(_Request, S) ->
     {noreply, S}.
 
 -spec handle_info(term(), #s{}) -> {noreply, #s{}}.
-handle_info(look, S) ->
+handle_info(look, S0) ->
     erlang:send_after(?LOOK, self(), look),
+    S = without_drained(S0),
     {noreply, next(lists:foldl(fun due/2, S, maps:to_list(S#s.nodes)))};
 handle_info({'DOWN', Monitor, process, _, Reason}, S = #s{busy = {Monitor, Old, New}}) ->
     {noreply, next(replaced(Reason, Old, New, S#s{busy = none}))};
@@ -143,6 +144,18 @@ free(Prefix, I, Taken) ->
     case lists:member(Alive, Taken) of
         true -> free(Prefix, I + 1, Taken);
         false -> Alive
+    end.
+
+%% A node that the user has drained is not replaced: the pool has one less.
+without_drained(S = #s{nodes = Nodes, busy = Busy, options = Options = #{specs := Specs}}) ->
+    case py_coordinator:started() of
+        Started when is_list(Started) ->
+            Left = maps:filter(fun(Alive, {Spec, _}) ->
+                                       is_busy(Alive, Busy) orelse lists:member(py_program:node_name(Spec), Started)
+                               end, Nodes),
+            S#s{nodes = Left, options = Options#{specs => lists:nthtail(map_size(Nodes) - map_size(Left), Specs)}};
+        {error, _} ->
+            S
     end.
 
 dismiss(Alive, S = #s{nodes = Nodes}) ->

@@ -106,28 +106,37 @@ not_here(Pool) ->
     end.
 
 %% Who comes while others wait, waits behind them.
-place(C = #c{pool = Name}, Where) ->
+place(C = #c{pool = Name, options = Options}, Where) ->
     case pool(Name) of
         {error, _} = Error ->
             Error;
-        {ok, Pool} ->
-            case Where =:= back andalso py_backlog:is_waited(Name) of
-                true -> wait(C, Where, Pool, full);
-                false -> place_in(C, Where, Pool)
+        {ok, Pool = #{entries := All, labels := Labels}} ->
+            Entries = py_place:matching(maps:get(labels, Options, #{}), Labels, All),
+            Queue = {Name, queue(Options, Entries)},
+            case Where =:= back andalso py_backlog:is_waited(Queue) of
+                true -> wait(C, Queue, Where, Pool, full);
+                false -> place_in(C, Queue, Where, Pool, Entries)
             end
     end.
 
-place_in(C = #c{options = Options, wire = Wire}, Where, Pool = #{entries := All, labels := Labels, strategy := Strategy}) ->
-    Entries = py_place:matching(maps:get(labels, Options, #{}), Labels, All),
+%% Where it would wait: among those that the same nodes will do for.
+queue(#{key := Key, affinity := strict}, Entries) when tuple_size(Entries) > 0 ->
+    {node, element(1, py_place:any(Entries, #{key => Key}))};
+queue(#{labels := Labels}, _) when map_size(Labels) > 0 ->
+    {labels, Labels};
+queue(_, _) ->
+    any.
+
+place_in(C = #c{options = Options, wire = Wire}, Queue, Where, Pool = #{strategy := Strategy}, Entries) ->
     How = maps:with([key, affinity], Options),
     case py_place:place(Entries, How#{strategy => Strategy, bounded => not is_map_key(loop, Wire)}) of
         {{Node, Pid, _}, Slot, InFlight} -> call(Node, Pid, Slot, InFlight, C);
-        Full -> wait(C, Where, Pool, Full)
+        Full -> wait(C, Queue, Where, Pool, Full)
     end.
 
 call(Node, Pid, Slot, InFlight, C = #c{module = M, function = F, args = Args, wire = Wire, queued = Queued, pool = Pool}) ->
     Result = py_call:run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, C#c.watched, left(C#c.until)),
-    py_backlog:free(Pool),
+    py_backlog:free(Pool, Node),
     ended(Result, C).
 
 %% What the node has refused, or never had, is placed anew.
@@ -158,11 +167,11 @@ again(C, Pause) ->
     end.
 
 %% No node has room, or there is none now.
-wait(C = #c{pool = Name, until = Until, queue_until = QueueUntil}, Where, #{max_queue := Max}, Why) ->
+wait(C = #c{pool = Name, until = Until, queue_until = QueueUntil}, Queue, Where, #{max_queue := Max}, Why) ->
     case min(left(Until), left(QueueUntil)) of
         0 -> not_placed(Why, C);
         Limit ->
-            case py_backlog:wait(Name, Where, Max, Limit) of
+            case py_backlog:wait(Queue, Where, Max, Limit) of
                 turn -> place(C, front);
                 overloaded -> {error, overloaded};
                 timeout -> not_placed(Why, C);

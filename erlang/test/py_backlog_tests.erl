@@ -18,9 +18,12 @@ start() ->
     {ok, _} = gen_server:start({local, py_backlog}, py_backlog, [], []).
 
 waiter(Where, Timeout) ->
+    waiter(any, Where, Timeout).
+
+waiter(Which, Where, Timeout) ->
     Self = self(),
     Before = py_backlog:count(p),
-    Pid = spawn(fun() -> Self ! {self(), py_backlog:wait(p, Where, 3, Timeout)} end),
+    Pid = spawn(fun() -> Self ! {self(), py_backlog:wait({p, Which}, Where, 3, Timeout)} end),
     until(fun() -> py_backlog:count(p) =:= Before + 1 end),
     Pid.
 
@@ -37,28 +40,42 @@ in_order_test() ->
     with(fun() ->
         [A, B, C] = [waiter(Where, infinity) || Where <- [back, back, front]],
         [begin
-             py_backlog:free(p),
+             py_backlog:free(p, n),
              ?assertEqual(turn, outcome(Waiter))
          end || Waiter <- [C, A, B]],
-        ?assertNot(py_backlog:is_waited(p))
+        ?assertNot(py_backlog:is_waited({p, any}))
+    end).
+
+%% Who may go to one node only, or to some, holds up nobody else.
+apart_test() ->
+    with(fun() ->
+        A = waiter({node, a}, back, infinity),
+        L = waiter({labels, #{x => 1}}, back, infinity),
+        Any = waiter(any, back, infinity),
+        ?assertEqual(3, py_backlog:count(p)),
+        py_backlog:free(p, b),
+        ?assertEqual([turn, turn], [outcome(Waiter) || Waiter <- [L, Any]]),
+        py_backlog:free(p, a),
+        ?assertEqual(turn, outcome(A)),
+        ?assertEqual(0, py_backlog:count(p))
     end).
 
 overloaded_test() ->
     with(fun() ->
         [waiter(back, infinity) || _ <- [1, 2, 3]],
-        ?assertEqual(overloaded, py_backlog:wait(p, back, 3, infinity)),
-        ?assertEqual(overloaded, py_backlog:wait(p, back, 0, infinity)),
+        ?assertEqual(overloaded, py_backlog:wait({p, any}, back, 3, infinity)),
+        ?assertEqual(overloaded, py_backlog:wait({p, any}, back, 0, infinity)),
         waiter(front, infinity)
     end).
 
 timeout_test() ->
     with(fun() ->
-        ?assertEqual(timeout, py_backlog:wait(p, back, 3, 20)),
-        until(fun() -> not py_backlog:is_waited(p) end),
+        ?assertEqual(timeout, py_backlog:wait({p, any}, back, 3, 20)),
+        until(fun() -> not py_backlog:is_waited({p, any}) end),
         A = waiter(back, 100),
         B = waiter(back, infinity),
         ?assertEqual(timeout, outcome(A)),
-        py_backlog:free(p),
+        py_backlog:free(p, n),
         ?assertEqual(turn, outcome(B))
     end).
 
@@ -68,7 +85,7 @@ killed_test() ->
         B = waiter(back, infinity),
         exit(A, kill),
         until(fun() -> py_backlog:count(p) =:= 1 end),
-        py_backlog:free(p),
+        py_backlog:free(p, n),
         ?assertEqual(turn, outcome(B))
     end).
 
@@ -78,7 +95,7 @@ restarted_test() ->
         A = waiter(back, infinity),
         exit(whereis(py_backlog), kill),
         ?assertEqual(turn, outcome(A)),
-        ?assertEqual(not_started, py_backlog:wait(p, back, 3, 20)),
+        ?assertEqual(not_started, py_backlog:wait({p, any}, back, 3, 20)),
         start()
     end).
 
