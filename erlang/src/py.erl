@@ -375,6 +375,7 @@ map(Module, Function, ListOfArgs, Options) ->
     case py_task:check(Module, Function, Options, ?TIMEOUT) of
         {ok, M, F, {ok, Key, Where, Wire = #{loop := true}, Queued, Limit}} ->
             case is_proper(ListOfArgs) of
+                true when element(1, Key) =:= pool -> py_pool_call:map(M, F, ListOfArgs, Key, {Wire#{map => true}, Queued, Limit});
                 true -> py_call:run(M, F, ListOfArgs, {ok, Key, Where, Wire#{map => true}, Queued, Limit});
                 false -> {error, {bad_option, args}}
             end;
@@ -914,9 +915,7 @@ pool_info(Name) ->
     end.
 
 pool_node({Node, _, Counter}, Labels) ->
-    {InFlight, Others, Limit, Age} = py_counter:load(Counter),
-    #{node => Node, labels => maps:get(Node, Labels, #{}), in_flight => InFlight, others => Others, limit => Limit,
-      reported => Age}.
+    (py_counter:load(Counter))#{node => Node, labels => maps:get(Node, Labels, #{})}.
 
 %% @doc The names of the pools that there are in the cluster. `cluster' is the one of all nodes.
 %%

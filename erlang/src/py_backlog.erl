@@ -70,7 +70,7 @@ length_of(Queue) ->
 %% How many wait for a place in the pool.
 -spec count(py_cluster:pool()) -> non_neg_integer().
 count(Pool) ->
-    try lists:sum(lists:append(ets:match(?MODULE, {{Pool, '_'}, '$1'})))
+    try lists:foldl(fun([N], Sum) -> N + Sum end, 0, ets:match(?MODULE, {{Pool, '_'}, '$1'}))
     catch error:badarg -> 0
     end.
 

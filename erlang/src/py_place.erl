@@ -47,7 +47,7 @@ room(Entries) ->
     lists:foldl(fun room/2, 0, tuple_to_list(Entries)).
 
 room({_, Pid, Counter}, Sum) ->
-    {Own, Others, Limit, _} = py_counter:load(Counter),
+    #{in_flight := Own, others := Others, limit := Limit} = py_counter:load(Counter),
     case is_process_alive(Pid) of
         true -> Sum + max(0, Limit - Own - Others);
         false -> Sum
@@ -85,10 +85,10 @@ least([Entry | Entries], Best, Load) ->
 least([], Best, _) ->
     Best.
 
-%% In thousandths of what it takes.
+%% In thousandths of what it runs at once.
 load({_, Pid, Counter}) ->
-    {Own, Others, Limit, Age} = py_counter:load(Counter),
-    Load = (Own + Others) * 1000 div max(1, Limit),
+    #{in_flight := Own, others := Others, slots := Slots, reported := Age} = py_counter:load(Counter),
+    Load = (Own + Others) * 1000 div max(1, Slots),
     case is_process_alive(Pid) of
         false -> 2 * ?LOADED;
         true when Age > ?OVERDUE -> ?LOADED + Load;

@@ -5,8 +5,8 @@
 %% is declared to be idempotent; then it has an id, by which the node knows a repeat.
 -module(py_pool_call).
 
--export([options/1, run/5, entries/1]).
--export([start/6]).
+-export([options/1, run/5, entries/1, map/5]).
+-export([start/7]).
 
 -export_type([key/0]).
 
@@ -17,6 +17,7 @@
 
 -define(KEYS, [pool, labels, key, affinity, idempotent, retries, queue_timeout]).
 -define(RETRIES, 5).
+-define(PIECES, 8).       % of a list of items, for each node
 -define(POISON, 3).       % nodes that went while it was running there
 -define(PAUSE_MIN, 10).   % ms before what may have run is tried again; doubles, with jitter
 -define(PAUSE_MAX, 1000).
@@ -192,14 +193,49 @@ until(Timeout) -> erlang:monotonic_time(millisecond) + Timeout.
 left(infinity) -> infinity;
 left(Until) -> max(0, Until - erlang:monotonic_time(millisecond)).
 
+%%% ------------------------------------------------------------------ many items
+
+%% One function with each of many argument lists, in pieces: so many that each node has several, and the last ones
+%% do not wait for one that is slow. If the caller ends, so do the calls.
+-spec map(atom() | binary(), atom() | binary(), [list()], key(), {map(), boolean(), timeout()}) -> {ok, [py:result()]}.
+map(M, F, ListOfArgs, {pool, Pool, Options} = Key, Rest) ->
+    Size = max(1, length(ListOfArgs) div max(1, ?PIECES * tuple_size(entries(Key)))),
+    Watched = {pool, Pool, Options#{watched => true}},
+    Caller = self(),
+    {_, Monitor} = spawn_monitor(fun() ->
+                                         erlang:monitor(process, Caller),
+                                         Self = self(),
+                                         Begin = fun(Piece) ->
+                                                         spawn_link(fun() -> Self ! {self(), run(M, F, Piece, Watched, Rest)} end)
+                                                 end,
+                                         Begun = [{Begin(Piece), Piece} || Piece <- pieces(ListOfArgs, Size)],
+                                         exit({py_outcome, lists:append([collect(Pid, Piece) || {Pid, Piece} <- Begun])})
+                                 end),
+    receive
+        {'DOWN', Monitor, process, _, {py_outcome, Results}} -> {ok, Results};
+        {'DOWN', Monitor, process, _, _} -> {ok, [{error, {node_down, Pool, unknown}} || _ <- ListOfArgs]}
+    end.
+
+pieces([], _) ->
+    [];
+pieces(List, Size) ->
+    {Piece, Rest} = lists:split(min(Size, length(List)), List),
+    [Piece | pieces(Rest, Size)].
+
+collect(Pid, Piece) ->
+    receive
+        {Pid, {ok, Results}} -> Results;
+        {Pid, Error} -> [Error || _ <- Piece];
+        {'DOWN', _, process, _, _} -> exit(normal) % the caller's
+    end.
+
 %%% ------------------------------------------------------------------ begun, and answered later
 
-%% As py_task:start/6. A process of its own makes the call, and another has the row in its hands: what py_node gets
+%% As a task of py_task. A process of its own makes the call, and another has the row in its hands: what py_node gets
 %% for a call of one node that one gets here.
--spec start(py_table:row_tag(), py_table:owner(), atom() | binary(), atom() | binary(), list(), py_call:checked()) ->
-          reference().
-start(Tag, Owner, M, F, Args, {ok, {pool, Pool, Options}, _, Wire, Queued, Timeout}) ->
-    Ref = make_ref(),
+-spec start(reference(), py_table:row_tag(), py_table:owner(), atom() | binary(), atom() | binary(), list(),
+            py_call:checked()) -> ok.
+start(Ref, Tag, Owner, M, F, Args, {ok, {pool, Pool, Options}, _, Wire, Queued, Timeout}) ->
     Creator = self(),
     Key = {pool, Pool, Options#{watched => true}},
     Rest = {Wire, Queued, Timeout},
@@ -208,7 +244,7 @@ start(Tag, Owner, M, F, Args, {ok, {pool, Pool, Options}, _, Wire, Queued, Timeo
         {Ref, begun} -> erlang:demonitor(Monitor, [flush]);
         {'DOWN', Monitor, process, Pid, _} -> py_table:tell(Tag, Owner, Ref, {error, {node_down, Pool, not_started}})
     end,
-    Ref.
+    ok.
 
 begin_call(Creator, {Ref, Tag, Owner, M, F}, Args, Key, Rest) ->
     case py_table:add_answerer(none) =:= ok andalso py_table:add_calls({Ref, self(), Owner, Tag, M, F, none}) of

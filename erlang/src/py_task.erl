@@ -50,7 +50,9 @@ on_loop(_, Checked) ->
 %% Its result goes where the tag says; in any case there will be one.
 -spec start(py_table:row_tag(), py_table:owner(), name(), name(), list(), py_call:checked()) -> reference().
 start(Tag, Owner, M, F, Args, {ok, {pool, _, _}, _, _, _, _} = Checked) ->
-    py_pool_call:start(Tag, Owner, M, F, Args, Checked);
+    Ref = make_ref(),
+    py_pool_call:start(Ref, Tag, Owner, M, F, Args, Checked),
+    Ref;
 start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
     Ref = make_ref(),
     case py_call:pick(py_call:nodes(Key), Wire) of
@@ -170,7 +172,15 @@ until(End) -> max(0, End - erlang:monotonic_time(millisecond)).
 
 in_order(Results) -> [Result || {_, Result} <- lists:keysort(1, Results)].
 
-%% One message for all that go to one node.
+%% One message for all that go to one node; in a pool each finds its own place.
+begin_all(Named, Timeout, {ok, {pool, _, _}, _, Wire, _, _} = Checked) ->
+    [case request(Call, Wire) of
+         {ok, M, F, Args, Options} ->
+             InPool = setelement(6, setelement(4, Checked, Options), Timeout),
+             py_pool_call:start(Ref, Tag, self(), M, F, Args, InPool);
+         Error ->
+             py_table:tell(Tag, self(), Ref, Error)
+     end || {Ref, Tag, Call} <- Named];
 begin_all(Named, Timeout, {ok, Key, Where, Wire, _, _}) ->
     case py_call:nodes(Key) of
         {} ->

@@ -9,7 +9,7 @@ with(Nodes, Fun) ->
     try
         Entries = [begin
                        Counter = py_counter:new(),
-                       py_counter:report(Counter, Others, Limit),
+                       py_counter:report(Counter, Others, Limit, Limit),
                        [py_counter:enter(py_counter:array(), Counter) || _ <- lists:seq(1, Own)],
                        {Node, self(), Counter}
                    end || {Node, Own, Others, Limit} <- Nodes],

@@ -18,7 +18,7 @@ start(Nodes) ->
     ok.
 
 spec(Spec) ->
-    maps:merge(#{path => [live:py("")], workers => 2, program => os:getenv("PYNODE")}, Spec).
+    maps:merge(#{path => [live:py("")], workers => 2, program => os:getenv("PYNODE"), restart => #{intensity => 1000}}, Spec).
 
 tests(Ctx) ->
     [{Name, fun() -> Fun(Ctx) end} || {Name, Fun} <- cases()].
@@ -33,6 +33,7 @@ cases() ->
      {"a key goes to one node, and strictly to no other", fun keys/1},
      {"labels choose among the nodes, and among those of the whole cluster", fun labels/1},
      {"functions of a registered module go to the pool by themselves", fun routes/1},
+     {"many items are spread over the nodes, in order, and each fails by itself", fun items/1},
      {"a caller that is killed: its call is cancelled, and its place is free", fun caller_killed/1},
      {"spawn_call into a pool: cancelled, given up, its owner killed", fun spawned/1},
      {"a node is killed: what has not started is tried elsewhere, what had is told", fun node_killed/1},
@@ -237,6 +238,27 @@ routes(_) ->
     ok = py:unregister_pool(math),
     ?assertMatch({error, {node_down, default, not_started}}, py:call(math, sqrt, [4])),
     ok = py:unregister_pool({json, dumps}).
+
+items(_) ->
+    Options = pool(ml),
+    ?assertEqual({ok, [{ok, abs(I)} || I <- lists:seq(-500, 500)]}, py:map(builtins, abs, [[I] || I <- lists:seq(-500, 500)], Options)),
+    {ok, Names} = py:map(builtins, eval, [["__import__('erlang').self().node"] || _ <- lists:seq(1, 100)], Options),
+    ?assertEqual(2, length(lists:usort(Names))),
+    ?assertMatch({ok, [{ok, 1.0}, {error, {'ValueError', _}}]}, py:map(math, sqrt, [[1], [-1]], Options)),
+    ?assertEqual({ok, []}, py:map(math, sqrt, [], Options)),
+    ?assertEqual({ok, [{error, timeout} || _ <- [1, 2]]},
+                 py:map(asyncio, sleep, [[60], [60]], Options#{timeout => 100})),
+    Calls = [{math, sqrt, [I * I]} || I <- lists:seq(1, 50)],
+    ?assertEqual({ok, [{ok, float(I)} || I <- lists:seq(1, 50)]}, py:parallel(Calls, Options)),
+    ?assertEqual({ok, [{ok, float(I)} || I <- lists:seq(1, 50)]}, py:async_gather(Calls, Options)),
+    ?assertEqual([{ok, float(I)} || I <- lists:seq(1, 50)], [py:await(Ref) || Ref <- py:create_tasks(Calls, Options)]),
+    ?assertEqual({ok, [{ok, 1.0}, {error, timeout}]}, py:parallel([{math, sqrt, [1]}, {time, sleep, [60]}], Options#{timeout => 300})),
+    {Pid, Monitor} = spawn_monitor(fun() -> py:map(asyncio, sleep, [[60] || _ <- lists:seq(1, 10)], Options) end),
+    live:eventually(fun() -> in_flight(ml) > 0 end),
+    exit(Pid, kill),
+    receive {'DOWN', Monitor, _, _, _} -> ok end,
+    live:eventually(fun() -> in_flight(ml) =:= 0 end),
+    ?assertEqual([], live:flush()).
 
 %%% ------------------------------------------------------------------ callers
 
