@@ -10,7 +10,7 @@
 
 struct control_facts {
     const char *node, *version, *python, *erlang;
-    int max_workers;
+    int workers, max_workers; /* the options */
     bool may_drain;      /* --allow was not given, or it allows pynode */
     void (*drain)(void); /* what pynode:drain() and SIGTERM start */
 };

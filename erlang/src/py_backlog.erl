@@ -70,9 +70,14 @@ length_of(Queue) ->
 %% How many wait for a place in the pool.
 -spec count(py_cluster:pool()) -> non_neg_integer().
 count(Pool) ->
-    try lists:foldl(fun([N], Sum) -> N + Sum end, 0, ets:match(?MODULE, {{Pool, '_'}, '$1'}))
-    catch error:badarg -> 0
+    try ets:match(?MODULE, {{Pool, '_'}, '$1'}) of
+        Counts -> count(lists:append(Counts), 0)
+    catch
+        error:badarg -> 0
     end.
+
+count([N | Counts], Sum) when is_integer(N) -> count(Counts, Sum + N);
+count([], Sum) -> Sum.
 
 %% A call has ended. When nobody waits anywhere, that is all.
 -spec free(py_cluster:pool(), node()) -> ok.

@@ -110,7 +110,7 @@ init(Parent, Node, Options) ->
     To ! {attach, Home},
     receive
         {py_attached, Info} ->
-            Slots = maps:get(workers, Info, 1),
+            Slots = maps:get(min_workers, Info, 1),
             py_counter:report(Counter, 0, Slots, Slots + ?SENT_AHEAD),
             py_coordinator:attached(self(), Node, Info, Counter),
             erlang:send_after(?TURN, self(), turn),
@@ -320,7 +320,7 @@ loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, calls = Befor
                _ -> 0
            end,
     Ahead = max(?SENT_AHEAD, min(?AHEAD_MAX, Rate)),
-    py_counter:report(Counter, Others, Slots + Blocked, Slots + Blocked + Ahead),
+    py_counter:report(Counter, Others, Slots, Slots + Blocked + Ahead),
     py_table:set_load(Node, Load),
     S#s{calls = {Now, Calls}}.
 

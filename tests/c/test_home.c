@@ -496,7 +496,7 @@ static const char *report_in(const char *frames) {
 static uint64_t calls, errors;
 
 static const char *report(const char *state, int queued, int more_calls, int more_errors) {
-    return line("{load,#{state=>%s,others=>0,running=>0,blocked=>0,queued=>%d,tasks=>0,workers=>0,max_workers=>7,calls=>%d,"
+    return line("{load,#{state=>%s,others=>0,running=>0,blocked=>0,queued=>%d,tasks=>0,workers=>0,min_workers=>0,max_workers=>7,calls=>%d,"
                 "errors=>%d,rss=>N,gil_wait=>0}}]",
                 state, queued, (int)calls + more_calls, (int)errors + more_errors);
 }
