@@ -20,7 +20,8 @@ init(Options) ->
            worker(py_handler_sup, [], 5000),
            sup(py_node_sup),
            sup(py_port_sup),
-           worker(py_coordinator, [Options], 5000)]}}.
+           worker(py_coordinator, [Options], 5000),
+           worker(py_remote, [], 5000)]}}.
 
 worker(Module, Args, Shutdown) ->
     #{id => Module, start => {Module, start_link, Args}, shutdown => Shutdown}.
