@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 
 from ._cluster_codec import Atom
 
-TARGET = 0.015  # seconds of work in a chunk
+TARGET = 0.02  # seconds of work in a chunk
 _MAX_ITEMS = 4096  # of a chunk
 _MAX_BYTES = 4 << 20  # of its arguments, and of its results
 _LOOK = 0.1  # seconds after which one who waits hears that his call is cancelled

@@ -233,7 +233,7 @@ class Executor(concurrent.futures.Executor):
 
         The items are drawn at once, the values come as they are asked for; what a task raises is raised in its
         place, and the tasks behind it are cancelled. timeout: seconds from now on. chunksize: tasks in one
-        request; None: as many as take 15 ms or so. progress: a bar of tqdm's, if that is installed, on a
+        request; None: as many as take 20 ms or so. progress: a bar of tqdm's, if that is installed, on a
         terminal.
 
         >>> with testing.node(), Executor() as nodes:

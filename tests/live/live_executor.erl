@@ -2,7 +2,7 @@
 -module(live_executor).
 
 -export([setup/0, tests/1]).
--export([vm/1, python/4]). % for other VMs
+-export([vm/1]). % for other VMs
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -36,7 +36,9 @@ tests(ok) ->
      {"options that are wrong", fun bad_options/0},
      {"a node that is full is Overloaded", fun overloads/0},
      {"kill -9 of a node in the middle of a map is NodeDown, and the next map goes well", fun killed/0},
-     {"the VM is killed under a map", fun vm_killed/0},
+     {"the VM is killed under a map: NodeDown, and another one will do", fun vm_killed/0},
+     {"the application stops under a map, and is found again", fun application_stops/0},
+     {"a fork cannot, and the tasks of its parent go on", fun forked/0},
      {"8 threads share an executor", fun threads/0},
      {"coroutines of asyncio and uvloop", fun coroutines/0},
      {"a coroutine that is cancelled cancels its task", fun coroutine_cancelled/0},
@@ -49,6 +51,7 @@ tests(ok) ->
      {"the object that was used last stays when a node has too many", fun limit/0},
      {"a handle that nobody has any more, and one that only a task has", fun dropped/0},
      {"objects go with the node that has put them", fun putter_gone/0},
+     {"py_remote is killed: tasks go on, and objects are gone", fun py_remote_killed/0},
      {"more objects than there is room for are refused", fun no_room/0},
      {"nodes()", fun nodes_there/0},
      {"monitor_node: one message when the node goes, none after False", fun monitored/0},
@@ -222,20 +225,37 @@ vm(Node) ->
     {ok, _} = application:ensure_all_started(pynode),
     ok = py:connect(Node).
 
-python(Node, Module, Function, Args) ->
-    py:cast(Module, Function, Args, #{}, #{node => Node}).
+%% The function is called from here, so that it is no call of that VM's, which would end with it.
+vm_gone(End) ->
+    #{node := N} = live:pynode(),
+    #{node := Vm} = Peer = live:peer(),
+    ok = rpc:call(Vm, ?MODULE, vm, [N]),
+    Call = erpc:send_request(N, executors, vm_goes, []),
+    _ = rpc:call(N, box, wait, [<<"begun vm">>]),
+    End(Peer),
+    {{Type, Text}, {Next, _}} = erpc:receive_response(Call, live:ms(20000)),
+    ?assertEqual({<<"NodeDown">>, <<"NodeDown">>}, {Type, Next}),
+    ?assertEqual(iolist_to_binary([atom_to_list(Vm), " went down: unknown"]), Text),
+    {N, Vm}.
 
 vm_killed() ->
-    #{node := N} = live:pynode(),
-    #{node := Vm, proc := Proc} = live:peer(),
+    {N, _} = vm_gone(fun live:kill/1),
+    #{node := Other} = live:peer(),
+    ok = rpc:call(Other, ?MODULE, vm, [N]),
+    ?assertEqual(true, rpc:call(N, executors, squares_here, [100])).
+
+application_stops() ->
+    {N, Vm} = vm_gone(fun(#{node := Vm}) -> ok = rpc:call(Vm, application, stop, [pynode]) end),
     ok = rpc:call(Vm, ?MODULE, vm, [N]),
-    ok = rpc:call(Vm, ?MODULE, python, [N, executors, vm_goes, [Vm]]),
-    rpc:call(N, box, wait, [<<"begun vm">>]),
-    live:kill(Proc),
-    Text = iolist_to_binary([atom_to_list(Vm), " went down: unknown"]),
-    %% The call itself is cancelled, too, since it is that VM's.
-    {Type, Said} = rpc:call(N, box, wait, [<<"vm_went">>]),
-    ?assert({Type, Said} =:= {<<"NodeDown">>, Text} orelse Type =:= <<"Cancelled">>).
+    ?assertEqual(true, rpc:call(N, executors, squares_here, [100])).
+
+forked() ->
+    Fork = "('ErlangError', 'this process is a fork of the node: only the node itself can call Erlang')",
+    {Text, Status, Slept, Sum} = py(forked, []),
+    ?assertEqual({0, none, 3}, {Status, Slept, Sum}),
+    {match, Begin} = re:run(Text, "ErlangError|NodeDown", [global]),
+    ?assertEqual({Text, 3}, {Text, length(Begin)}),
+    ?assertMatch({_, _}, binary:match(Text, list_to_binary(Fork))).
 
 threads() ->
     ?assertEqual([{<<"ok">>, true} || _ <- lists:seq(1, 8)], py(threads, [8, 300])).
@@ -349,6 +369,17 @@ putter_gone() ->
     live:eventually(fun() -> kept() =:= 0 end),
     live:eventually(fun() -> [Kept || Node <- workers(), {Kept, _} <- [fetched(Node)]] =:= [0, 0] end),
     live:eventually(fun() -> lists:member(Caller, py:nodes()) end).
+
+py_remote_killed() ->
+    _ = py(put, [<<"lost">>, 1000]),
+    Ref = begin_py(squares, [20000]),
+    Server = whereis(py_remote),
+    exit(Server, kill),
+    live:eventually(fun() -> is_pid(whereis(py_remote)) andalso whereis(py_remote) =/= Server end),
+    ?assertEqual(true, await(Ref)),
+    {<<"LookupError">>, Text} = py(lost, [<<"lost">>]),
+    ?assertMatch({_, _}, binary:match(Text, <<"is gone">>)),
+    py(drop, [<<"lost">>]).
 
 no_room() ->
     [Node | _] = py:nodes(),

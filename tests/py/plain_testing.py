@@ -13,7 +13,7 @@ import time
 
 import erlang
 import tap
-from erlang import Atom, ErlangError, call, double_it, testing
+from erlang import Atom, ErlangError, call, cluster, double_it, testing
 from erlang._threads import watch
 from erlang.cluster import Executor, put
 from tap import equal, raises, wait_for
@@ -619,6 +619,30 @@ def _():
         raises(concurrent.futures.CancelledError, futures[0].result)
         equal(len(concurrent.futures.wait(futures, LIMIT).done), 50)
         nodes.shutdown()
+
+
+@case("each end that a request can have in the VM has its exception")
+def _():
+    for reason, kind, text in (
+        (Atom("timeout"), erlang.TimeoutError, "the time limit has passed"),
+        (Atom("queue_timeout"), erlang.TimeoutError, "queue_timeout"),
+        (Atom("overloaded"), cluster.Overloaded, "overloaded"),
+        (Atom("draining"), cluster.Overloaded, "draining"),
+        (Atom("cancelled"), concurrent.futures.CancelledError, ""),
+        (Atom("poison"), cluster.Poison, "poison"),
+        ((Atom("poison"), ["a@b"]), cluster.Poison, "a@b"),
+        ((Atom("node_down"), Atom("a@b"), Atom("started")), cluster.NodeDown, "a@b went down: started"),
+        ((Atom("bad_option"), Atom("labels")), ValueError, "labels: "),
+        ((Atom("ModuleNotFoundError"), "No module named 'm'"), ModuleNotFoundError, "No module named 'm'"),
+        ((Atom("PicklingError"), "no"), cluster.RemoteError, "PicklingError: no"),
+        ((Atom("KeyboardInterrupt"), ""), cluster.RemoteError, "KeyboardInterrupt"),
+        ((Atom("not_allowed"), (Atom("m"), Atom("f"))), ErlangError, "not_allowed"),
+    ):
+        with testing.node() as n, Executor() as nodes:
+            n.remote.functions["py_remote:run"] = lambda args, options: (Atom("error"), reason)
+            for raising in (nodes.submit(abs, -1).result, lambda: list(nodes.map(abs, [1, 2]))):
+                e = raises(kind, raising, text=text)
+                equal(type(e), kind)
 
 
 @case("nodes and monitor_node: a message when the node goes, one for each time it was asked for")

@@ -6,6 +6,7 @@ import concurrent.futures
 import functools
 import gc
 import io
+import os
 import pickle
 import sys
 import threading
@@ -225,14 +226,39 @@ def squares(n):
         return list(ex.map(pooled.square, range(n))) == [x * x for x in range(n)]
 
 
-def vm_goes(vm):
-    """In a node that several VMs have: the one whose request this serves is killed under a map."""
+def vm_goes():
+    """Its VM is killed under a map: what is raised, of tasks that run, and of those that come then."""
     ex = Executor()
     results = ex.map(pooled.never, ["vm"])
-    box.put("vm_goes", "begun")
-    e = outcome(next, results)
-    box.put("vm_went", e)
-    return e
+    return outcome(next, results), outcome(ex.submit(pooled.square, 1).result)
+
+
+def squares_here(n):
+    """By whatever VM there is."""
+    with Executor() as ex:
+        return list(ex.map(pooled.square, range(n))) == [x * x for x in range(n)]
+
+
+def forked():
+    """What a fork sees of it while the node has tasks under way: that it cannot, and the tasks go on."""
+    out, into = os.pipe()
+    ex = nodes()
+    ex.submit(pooled.square, 1).result()
+    handle = cluster.put([1, 2])
+    future = ex.submit(time.sleep, 0.2)
+    child = os.fork()
+    if child == 0:
+        os.close(out)
+        text = repr((outcome(Executor), outcome(ex.submit(pooled.square, 1).result), outcome(cluster.put, 1)))
+        del handle
+        gc.collect()
+        os.write(into, text.encode())
+        os._exit(0)
+    os.close(into)
+    with os.fdopen(out) as pipe:
+        text = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    return text, status, future.result(), ex.submit(sum, handle).result()
 
 
 # Who uses it.
@@ -395,6 +421,12 @@ def release_under_way(port, name):
         future = ex.submit(pooled.total, cluster.put([1, 2, 3]))
         gc.collect()
         return future.result(), [f.result() for f in waits]
+
+
+def lost(name):
+    """What a task gets whose object is not there any more."""
+    with nodes() as ex:
+        return outcome(ex.submit(pooled.total, _kept[name]).result)
 
 
 def drop(name):
