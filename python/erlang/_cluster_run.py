@@ -102,7 +102,7 @@ def failure(exception):
 
 def _args(exception):
     try:
-        return CODECS["terms"].dump(exception.args)
+        return CODECS["terms"].dump_args(exception.args, {})
     except Exception:
         return None
 

@@ -295,7 +295,7 @@ class Executor(concurrent.futures.Executor):
         Traceback (most recent call last):
         RuntimeError: cannot schedule new futures after shutdown
         """
-        self._close(cancel_futures)
+        self._cancel_unsent(self._close(cancel_futures))
         if wait:
             engine.wait(self._wait)
 
@@ -309,16 +309,32 @@ class Executor(concurrent.futures.Executor):
         >>> with testing.node():
         ...     asyncio.run(main())
         """
-        self._close(cancel_futures)
+        self._cancel_unsent(self._close(cancel_futures))
         while wait and not self._wait(0):
             await asyncio.sleep(0.01)
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        self._leave(exc_type)
+        self.shutdown()
+        return False
 
     async def __aenter__(self):
         return self
 
     async def __aexit__(self, exc_type, exc_value, traceback):
+        self._leave(exc_type)
         await self.ashutdown()
         return False
+
+    def _leave(self, exc_type):
+        """Who is cancelled, or interrupted by Ctrl-C, does not wait for tasks: they are cancelled, too."""
+        if exc_type is None or issubclass(exc_type, Exception):
+            return
+        for job in self._close(True):
+            if isinstance(job, engine.Map):
+                self._cancel(job)
+            else:
+                job.future.cancel()
 
     # Functions.
 
@@ -349,9 +365,12 @@ class Executor(concurrent.futures.Executor):
             return self._changed.wait_for(lambda: not self._jobs, seconds)
 
     def _close(self, cancel):
+        """Takes no more; what is to be cancelled of what there is."""
         with self._changed:
             self._closed = True
-            jobs = list(self._jobs) if cancel else []
+            return list(self._jobs) if cancel else []
+
+    def _cancel_unsent(self, jobs):
         for job in jobs:
             if isinstance(job, engine.Map):
                 engine.engine().post(job.cancel_unsent)
@@ -567,7 +586,7 @@ def _builtin(module, name, message, args):
     if issubclass(kind, (StopIteration, StopAsyncIteration)):  # they would end what raises them
         return None
     try:
-        return kind(*Terms.load(args)) if args is not None else kind(message)
+        return kind(*Terms.load_args(args)[0]) if args is not None else kind(message)
     except Exception:
         return None
 

@@ -162,7 +162,7 @@ raised() ->
     ?assertEqual([{<<"ValueError">>, [<<"a">>, <<"1">>], true},
                   {<<"KeyError">>, [<<"no such key">>], true},
                   {<<"FileNotFoundError">>, [<<"2">>, <<"No such file or directory">>], true},
-                  {<<"UnicodeDecodeError">>, [<<"utf-8">>, <<"b'\\xff'">>, <<"0">>, <<"1">>, <<"invalid start byte">>], true},
+                  {<<"UnicodeDecodeError">>, [<<"ascii">>, <<"b'\\xc3\\xa9'">>, <<"0">>, <<"1">>, <<"ordinal not in range(128)">>], true},
                   {<<"RemoteError">>, [<<"builtins.StopIteration">>, <<"7">>], true},
                   {<<"RemoteError">>, [<<"builtins.SystemExit">>, <<"3">>], true},
                   {<<"RemoteError">>, [<<"pooled.Custom">>, <<"of mine">>], true}], Got),
@@ -290,6 +290,20 @@ call_cancelled() ->
     live:eventually(fun() -> {ok, #{status := #{running := R}}} = py:info(Node), R > 0 end),
     py:cancel(Ref),
     ?assertEqual({error, cancelled}, py:await(Ref, live:ms(10000))),
+    idle(),
+    Inside = py:spawn_call(executors, waits_inside, [<<"inside">>], #{}, #{node => caller}),
+    [noted(Key) || Key <- [<<"begun inside">>, <<"begun inside of a map">>]],
+    py:cancel(Inside),
+    ?assertEqual({error, cancelled}, py:await(Inside, live:ms(10000))),
+    [noted(Key) || Key <- [<<"cancelled inside">>, <<"cancelled inside of a map">>]],
+    [begin
+         Key = <<"inside ", Kind/binary>>,
+         Waits = begin_py(waits_inside_async, [Kind, Key]),
+         noted(<<"begun ", Key/binary>>),
+         at(caller, box, put, [<<"go ", Key/binary>>, true]),
+         ?assertEqual(<<"CancelledError">>, await(Waits)),
+         noted(<<"cancelled ", Key/binary>>)
+     end || Kind <- kinds()],
     idle().
 
 shut() ->

@@ -326,6 +326,31 @@ def nested(n):
         return list(ex.map(pooled.nested, [n] * 8, timeout=50, chunksize=1))
 
 
+def waits_inside(key):
+    """Is cancelled while it waits for a task, and has others."""
+    with nodes() as ex:
+        ex.map(pooled.never, [key + " of a map"])
+        ex.submit(pooled.never, key).result()
+
+
+def waits_inside_async(kind, key):
+    """The same in a coroutine, which does not even wait for the task."""
+
+    async def main():
+        async with nodes() as ex:
+            ex.submit(pooled.never, key)
+            await asyncio.sleep(3600)
+
+    async def cancelled():
+        inner = asyncio.ensure_future(main())
+        while box.get("go " + key) is None:
+            await asyncio.sleep(0.01)
+        inner.cancel()
+        return (await asyncs.outcome(inner))[0]
+
+    return asyncs.run(kind, cancelled())
+
+
 def shut(port):
     """What shutdown lets through and what not."""
     ex = nodes()

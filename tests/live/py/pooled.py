@@ -75,7 +75,7 @@ def fail(kind):
     if kind == "file":
         open("/no/such/file")
     if kind == "unicode":
-        b"\xff".decode()
+        b"\xc3\xa9".decode("ascii")
     if kind == "stop":
         raise StopIteration(7)
     if kind == "exit":
