@@ -909,13 +909,10 @@ pool_info(Name) ->
     case py_cluster:pool(Name) of
         none ->
             {error, no_pool};
-        #{entries := Entries, labels := Labels, strategy := Strategy, max_queue := Max} ->
-            {ok, #{nodes => [pool_node(Entry, Labels) || Entry <- tuple_to_list(Entries)], strategy => Strategy,
-                   max_queue => Max, waiting => py_backlog:count(Name)}}
+        #{entries := Entries, strategy := Strategy, max_queue := Max} ->
+            {ok, #{nodes => [(py_counter:load(Counter))#{node => Node} || {Node, _, Counter} <- tuple_to_list(Entries)],
+                   strategy => Strategy, max_queue => Max, waiting => py_backlog:count(Name)}}
     end.
-
-pool_node({Node, _, Counter}, Labels) ->
-    (py_counter:load(Counter))#{node => Node, labels => maps:get(Node, Labels, #{})}.
 
 %% @doc The names of the pools that there are in the cluster. `cluster' is the one of all nodes.
 %%

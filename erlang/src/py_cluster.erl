@@ -249,12 +249,12 @@ written_pool(Pool, Policy, Known, #s{entries = Entries, used = Used}) ->
     Ready = [Node || {Node, #{state := ready} = Facts} <- lists:sort(maps:to_list(Known)), belongs(Pool, Policy, Facts),
                      is_map_key(Node, Entries)],
     #{entries => list_to_tuple([maps:get(Node, Entries) || Node <- Ready]),
-      labels => maps:from_list([{Node, maps:get(labels, maps:get(Node, Known))} || Node <- Ready]),
+      labels => maps:from_list([{Node, py_place:labels(maps:get(labels, maps:get(Node, Known)))} || Node <- Ready]),
       strategy => maps:get(strategy, Policy), max_queue => maps:get(max_queue, Policy), used => is_map_key(Pool, Used)}.
 
 %% A pool has the nodes that were started for it, or those with its labels.
 belongs(Pool, #{labels := none}, #{pools := Pools}) -> lists:member(Pool, Pools);
-belongs(_, #{labels := Wanted}, #{labels := Labels}) -> maps:with(maps:keys(Wanted), Labels) =:= Wanted.
+belongs(_, #{labels := Wanted}, #{labels := Labels}) -> py_place:have(py_place:labels(Wanted), py_place:labels(Labels)).
 
 answer_waiting(S = #s{waiting = []}) ->
     S;

@@ -6,9 +6,11 @@
 %% takes is full; one that has not reported for long counts as loaded.
 -module(py_place).
 
--export([place/2, any/2, room/1, matching/3]).
+-export([place/2, any/2, room/1, labels/1, have/2, matching/3]).
 
--export_type([how/0]).
+-export_type([how/0, labels/0]).
+
+-type labels() :: #{term() => term()}. % as labels/1 gives them
 
 %% `bounded': whether what a node takes is a bound; a task of the event loop waits there and needs no worker.
 -type how() :: #{key => term(), affinity => soft | strict, strategy => least_loaded | random, bounded => boolean()}.
@@ -53,15 +55,34 @@ room({_, Pid, Counter}, Sum) ->
         false -> Sum
     end.
 
+%% Labels as they are compared: whoever has written them, in Erlang, Elixir or Python, may mean the same by an atom, a
+%% binary and a string.
+-spec labels(map()) -> labels().
+labels(Labels) ->
+    maps:fold(fun(Key, Value, Acc) -> Acc#{label(Key) => label(Value)} end, #{}, Labels).
+
+label(Atom) when is_atom(Atom) ->
+    atom_to_binary(Atom);
+label([_ | _] = Text) ->
+    try unicode:characters_to_binary(Text) of
+        Binary when is_binary(Binary) -> Binary;
+        _ -> Text
+    catch
+        error:badarg -> Text
+    end;
+label(Term) ->
+    Term.
+
+-spec have(labels(), labels()) -> boolean().
+have(Wanted, Labels) ->
+    maps:with(maps:keys(Wanted), Labels) =:= Wanted.
+
 %% Those that have all these labels.
--spec matching(map(), #{node() => map()}, tuple()) -> tuple().
+-spec matching(labels(), #{node() => labels()}, tuple()) -> tuple().
 matching(Wanted, _, Entries) when map_size(Wanted) =:= 0 ->
     Entries;
 matching(Wanted, Labels, Entries) ->
-    list_to_tuple([Entry || Entry = {Node, _, _} <- tuple_to_list(Entries), has(Wanted, maps:get(Node, Labels, #{}))]).
-
-has(Wanted, Labels) ->
-    maps:with(maps:keys(Wanted), Labels) =:= Wanted.
+    list_to_tuple([Entry || Entry = {Node, _, _} <- tuple_to_list(Entries), have(Wanted, maps:get(Node, Labels, #{}))]).
 
 %%% ------------------------------------------------------------------ one of them
 

@@ -54,9 +54,12 @@ checked(_, _, #{node := _}) ->
     {error, {bad_option, node}};
 checked(Pool, Mine, Others) ->
     case [Key || {Key, Value} <- lists:sort(maps:to_list(Mine)), not is_valid(Key, Value)] of
-        [] -> {ok, {pool, Pool, Mine}, Others};
+        [] -> {ok, {pool, Pool, compared(Mine)}, Others};
         [Key | _] -> {error, {bad_option, Key}}
     end.
+
+compared(#{labels := Labels} = Mine) -> Mine#{labels := py_place:labels(Labels)};
+compared(Mine) -> Mine.
 
 is_valid(labels, V) -> is_map(V);
 is_valid(key, _) -> true;

@@ -24,6 +24,7 @@ init(Options) ->
           #{id => pg, start => {pg, start_link, [pynode]}},
           worker(py_backlog, [], 5000),
           worker(py_cluster, [], 5000),
+          worker(py_remote, [], 5000),
           #{id => py_pool_sup, start => {py_pool_sup, start_link, [Options]}, type => supervisor, shutdown => infinity}]}}.
 
 worker(Module, Args, Shutdown) ->

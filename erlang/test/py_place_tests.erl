@@ -93,6 +93,12 @@ matching_test() ->
     ?assertEqual([a], Match(#{gpu => true})),
     ?assertEqual([], Match(#{gpu => true, zone => y})).
 
+labels_test() ->
+    ?assertEqual(py_place:labels(#{gpu => true, zone => "a"}), py_place:labels(#{<<"gpu">> => true, "zone" => a})),
+    ?assertNotEqual(py_place:labels(#{gpu => true}), py_place:labels(#{gpu => 1})),
+    ?assert(py_place:have(#{}, #{})),
+    ?assertEqual(#{<<"n">> => [300, -1]}, py_place:labels(#{n => [300, -1]})).
+
 %% Of many two are looked at: none gets more than a fair share by far.
 spread_test() ->
     Nodes = [{list_to_atom("n" ++ integer_to_list(I)), 0, 0, 1000} || I <- lists:seq(1, 50)],
