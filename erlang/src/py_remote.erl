@@ -74,11 +74,13 @@ slots(Options) ->
                   {ok, Key, _, _, _, _} -> py_call:nodes(Key);
                   {error, _} -> {}
               end,
-    max(1, lists:foldl(fun slots/2, 0, tuple_to_list(Entries))).
+    slots(tuple_to_list(Entries), 0).
 
-slots({_, _, Counter}, Sum) ->
+slots([{_, _, Counter} | Entries], Sum) ->
     #{slots := Slots} = py_counter:load(Counter),
-    Sum + Slots.
+    slots(Entries, Sum + Slots);
+slots([], Sum) ->
+    max(1, Sum).
 
 %%% ------------------------------------------------------------------ objects
 
