@@ -49,6 +49,8 @@ cases() ->
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
      {"another VM uses the pool, and adds to it; it goes, and its nodes with it", fun two_vms/1},
      {"a member of the cluster is suspended and comes back", fun suspended/1},
+     {"an executor in Python uses pools and labels", fun executor/1},
+     {"pynodectl shows, pings, drains and restarts, and says what is wrong", fun ctl/1},
      {"nothing is left in any mailbox or table", fun no_litter/1}].
 
 %%% ------------------------------------------------------------------ tools
@@ -459,6 +461,45 @@ suspended(_) ->
     live:signal(Proc, "CONT"),
     live:eventually(fun() -> pong =:= net_adm:ping(Peer) andalso length(py_cluster:vms()) =:= 2 end),
     live:eventually(fun() -> erpc:call(Peer, py, call, [math, sqrt, [4], #{}, pool(ml)]) =:= {ok, 2.0} end).
+
+executor(_) ->
+    with(tagged, #{nodes => [spec(#{labels => #{gpu => true, zone => "a"}})]}, fun() ->
+        In = fun(Options) ->
+                 Code = ["{__import__('erlang.cluster').cluster.Executor(", Options, ").submit(__import__('os').getpid).result()}"],
+                 {ok, [Pid]} = py:eval(iolist_to_binary(Code), #{}, pool(ml)),
+                 Pid
+             end,
+        Tagged = os_pid('tagged-live-1@127.0.0.1'),
+        Ml = [os_pid(Node) || Node <- nodes_of(ml)],
+        ?assertEqual(Tagged, In("pool='tagged'")),
+        ?assertEqual(Tagged, In("labels={'gpu': True, 'zone': 'a'}")),
+        ?assert(lists:member(In("pool='ml'"), Ml))
+    end).
+
+ctl(_) ->
+    Top = os:getenv("abs_top_srcdir"),
+    Ctl = fun(Args) ->
+              live:sh(lists:flatten([os:getenv("ESCRIPT", "escript"), " ", Top, "/erlang/pynodectl --cookie-file ", live:cookie_file(), " ", Args]))
+          end,
+    At = " --vm live@127.0.0.1 ",
+    {0, Status} = Ctl([At, "status"]),
+    [?assertMatch({match, _}, re:run(Status, Pattern, [multiline]))
+     || Pattern <- ["^1 VMs: live@127.0.0.1$", "^ml-live-[0-9]+@127.0.0.1 +ready +ml +0 +0 +0 +2 +[0-9]+ ", "^ml +live@127.0.0.1 +2 +0$"]],
+    ?assertMatch({0, _}, Ctl([At, "nodes"])),
+    {0, Two} = Ctl([At, "top 2"]),
+    ?assertMatch({match, [_, _]}, re:run(Two, "NODE +STATE", [global])),
+    [Node | _] = nodes_of(ml),
+    ?assertMatch({0, <<_/binary>>}, Ctl([At, "ping ", atom_to_list(Node)])),
+    ?assertMatch({1, <<"nobody@127.0.0.1: pang", _/binary>>}, Ctl([At, "ping nobody@127.0.0.1"])),
+    ?assertMatch({0, _}, Ctl([At, "restart ml"])),
+    ?assertMatch({1, _}, Ctl([At, "restart nobody"])),
+    with(drained, #{nodes => [spec(#{})]}, fun() ->
+        ?assertEqual({0, <<"drained-live-1@127.0.0.1 has left\n">>}, Ctl([At, "drain drained-live-1@127.0.0.1"]))
+    end),
+    ?assertMatch({1, _}, Ctl([At, "drain nobody@127.0.0.1"])),
+    ?assertMatch({1, <<"pynodectl: nobody@127.0.0.1 cannot be reached", _/binary>>}, Ctl("--vm nobody@127.0.0.1 status")),
+    [?assertMatch({64, _}, Ctl(Args)) || Args <- ["", "status", [At, "stat"], [At, "ping nobody"], [At, "top x"]]],
+    ?assertMatch({0, <<"Usage:", _/binary>>}, Ctl("--help")).
 
 no_litter(_) ->
     live:eventually(fun() -> in_flight(ml) =:= 0 andalso ets:info(py_calls, size) =:= 0 end),
