@@ -36,9 +36,12 @@ call(Module, Function, Args, Kwargs, Options) ->
 
 %% At one of the nodes that the options leave.
 -spec run(atom() | binary(), atom() | binary(), list(), checked()) -> py:result().
-run(M, F, Args, {ok, {pool, _, _} = Key, _, Wire, Queued, Timeout}) ->
+run(M, F, Args, Checked) ->
+    py_telemetry:call(M, F, Checked, fun() -> run_checked(M, F, Args, Checked) end).
+
+run_checked(M, F, Args, {ok, {pool, _, _} = Key, _, Wire, Queued, Timeout}) ->
     py_pool_call:run(M, F, Args, Key, {Wire, Queued, Timeout});
-run(M, F, Args, {ok, Key, Where, Wire, Queued, Timeout}) ->
+run_checked(M, F, Args, {ok, Key, Where, Wire, Queued, Timeout}) ->
     case Key =:= default andalso routed(M, F) of
         false -> run_at(M, F, Args, Key, Where, Wire, Queued, Timeout);
         Pool -> py_pool_call:run(M, F, Args, {pool, Pool, #{}}, {Wire, Queued, Timeout})

@@ -113,6 +113,7 @@ init(Parent, Node, Options) ->
             Slots = maps:get(min_workers, Info, 1),
             py_counter:report(Counter, 0, Slots, Slots + ?SENT_AHEAD),
             py_coordinator:attached(self(), Node, Info, Counter),
+            py_telemetry:node(up, Node),
             erlang:send_after(?TURN, self(), turn),
             loop(#s{node = Node, to = To, options = Options, counter = Counter, home = Home,
                     slots = Slots});
@@ -322,6 +323,7 @@ loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, calls = Befor
     Ahead = max(?SENT_AHEAD, min(?AHEAD_MAX, Rate)),
     py_counter:report(Counter, Others, Slots, Slots + Blocked + Ahead),
     py_table:set_load(Node, Load),
+    py_telemetry:load(Node, Load),
     S#s{calls = {Now, Calls}}.
 
 %%% ------------------------------------------------------------------ calls that have a row
@@ -497,6 +499,7 @@ leave(Reason, Batch, S) ->
 -spec finish(term(), [tuple()], #s{}) -> no_return().
 finish(Reason, Batch, S0 = #s{home = Home, unsent = Unsent}) ->
     py_table:set_load(S0#s.node, none),
+    py_telemetry:node(down, S0#s.node),
     [never_sent(Request, S0) || Request <- lists:flatten(lists:reverse(Unsent)) ++ lists:reverse(Batch)],
     S = finish_mailbox(S0),
     [exit(Pid, kill) || Pid <- maps:values(S#s.functions)], % nobody waits for them any more

@@ -51,6 +51,7 @@ cases() ->
      {"a member of the cluster is suspended and comes back", fun suspended/1},
      {"an executor in Python uses pools and labels", fun executor/1},
      {"pynodectl shows, pings, drains and restarts, and says what is wrong", fun ctl/1},
+     {"the library telemetry hears of calls, nodes and load", fun telemetry/1},
      {"nothing is left in any mailbox or table", fun no_litter/1}].
 
 %%% ------------------------------------------------------------------ tools
@@ -500,6 +501,33 @@ ctl(_) ->
     ?assertMatch({1, <<"pynodectl: nobody@127.0.0.1 cannot be reached", _/binary>>}, Ctl("--vm nobody@127.0.0.1 status")),
     [?assertMatch({64, _}, Ctl(Args)) || Args <- ["", "status", [At, "stat"], [At, "ping nobody"], [At, "top x"]]],
     ?assertMatch({0, <<"Usage:", _/binary>>}, Ctl("--help")).
+
+%% A library of that name, which sends what it gets.
+telemetry(_) ->
+    Source = "-module(telemetry). -export([execute/3]).\n"
+             "execute(Event, Measurements, Metadata) -> live_pool_telemetry ! {Event, Measurements, Metadata}, ok.\n",
+    File = live:tmp("telemetry.erl"),
+    ok = file:write_file(File, Source),
+    {ok, telemetry, Binary} = compile:file(File, [binary]),
+    register(live_pool_telemetry, self()),
+    {module, telemetry} = code:load_binary(telemetry, "telemetry.erl", Binary),
+    Heard = fun(Event) -> receive {Event, Measurements, Metadata} -> {Measurements, Metadata} after live:ms(10000) -> none end end,
+    ok = py:pool_start(heard, #{nodes => [spec(#{})]}),
+    Node = 'heard-live-1@127.0.0.1',
+    ?assertMatch({#{system_time := _}, #{node := Node}}, Heard([pynode, node, up])),
+    {ok, 2.0} = py:call(math, sqrt, [4], #{}, pool(heard)),
+    ?assertMatch({#{duration := D}, #{pool := heard, node := undefined, module := math, function := sqrt, outcome := ok}} when D > 0,
+                 Heard([pynode, call, stop])),
+    {error, timeout} = py:call(time, sleep, [1], #{}, #{node => Node, timeout => 10}),
+    ?assertMatch({_, #{pool := undefined, node := Node, outcome := timeout}}, Heard([pynode, call, stop])),
+    ?assertMatch({#{running := _, rss := _}, #{node := _}}, Heard([pynode, load])),
+    ok = py:pool_stop(heard),
+    ?assertMatch({_, #{node := Node}}, Heard([pynode, node, down])),
+    code:purge(telemetry),
+    code:delete(telemetry),
+    code:purge(telemetry),
+    unregister(live_pool_telemetry),
+    live:flush().
 
 no_litter(_) ->
     live:eventually(fun() -> in_flight(ml) =:= 0 andalso ets:info(py_calls, size) =:= 0 end),
