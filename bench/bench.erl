@@ -111,6 +111,14 @@ jobs() ->
           target = {at_least, 300000}, run = fun stream/1},
      #job{name = "tasks-growth", title = "RSS growth over 1 000 000 tasks", unit = "MiB",
           better = lower, target = {at_most, 0.5}, run = fun task_growth/1},
+     #job{name = "pool-latency", title = "py:call into a pool, sequential, to py:call", unit = "us",
+          better = lower, run = fun pool_latency/1},
+     #job{name = "pool-200", title = "py:call into a pool of 2 from 200 processes", unit = "calls/s",
+          run = fun pool_calls/1},
+     #job{name = "pool-cpu", title = "5 ms of computing, 2 nodes, to 1 node", unit = "calls/s",
+          target = {ratio, 1.9}, run = fun pool_cpu/1},
+     #job{name = "executor-map", title = "Executor.map of 10 000 x 1 ms on 2 nodes, to the same in 2 calls", unit = "s",
+          better = lower, target = {ratio, 0.95}, run = fun executor_map/1},
      #job{name = "cold-64", title = "64 new threads at once, cold: the last answer", unit = "ms",
           better = lower, target = {at_most, 150}, run = fun cold/1},
      #job{name = "threads-1", title = "erlang.call from 1 Python thread", unit = "calls/s",
@@ -251,6 +259,70 @@ tasks(M, F, A) ->
 create_and_await(M, F, A, N) ->
     Refs = [py_event_loop:create_task(M, F, A) || _ <- lists:seq(1, N)],
     [{ok, _} = py_event_loop:await(Ref) || Ref <- Refs].
+
+%% A pool for the time of a job.
+with_pool(Name, Count, Fun) ->
+    Spec = #{count => Count, path => [os:getenv("BENCH_DIR")], workers => 1, program => os:getenv("PYNODE")},
+    ok = py:pool_start(Name, #{nodes => [Spec]}),
+    try Fun()
+    after
+        ok = py:pool_stop(Name)
+    end.
+
+pool_latency(#ctx{quick = Quick, rounds = Rounds}) ->
+    N = calls_in_round(Quick),
+    with_pool(bench, 2, fun() ->
+        Pool = fun() -> {ok, _} = py:call(math, sqrt, [2.0], #{}, #{pool => bench}) end,
+        Call = fun() -> {ok, _} = py:call(math, sqrt, [2.0], #{}, #{}) end,
+        Pool(),
+        lists:unzip([{median_us(N, Pool), median_us(N, Call)} || _ <- lists:seq(1, Rounds)])
+    end).
+
+%% The peer is a BEAM, which 200 processes call by erpc.
+pool_calls(Ctx) ->
+    with_pool(bench, 2, fun() ->
+        (paired(fun(?PY, #ctx{quick = Quick}) -> pool_rate(bench, 200, math, sqrt, [2.0], span(Quick));
+                   (Node, #ctx{quick = Quick}) -> rate(Node, 200, span(Quick)) end))(Ctx)
+    end).
+
+pool_rate(Pool, Callers, M, F, Args, Ms) ->
+    Done = callers(?PY, Callers, fun(Go) -> pool_call_until(Pool, M, F, Args, Go + Ms * 1000, 0) end),
+    lists:sum(Done) * 1000 / Ms.
+
+pool_call_until(Pool, M, F, Args, End, Done) ->
+    {ok, _} = py:call(M, F, Args, #{}, #{pool => Pool}),
+    case erlang:monotonic_time(microsecond) < End of
+        true -> pool_call_until(Pool, M, F, Args, End, Done + 1);
+        false -> Done
+    end.
+
+pool_cpu(Ctx) ->
+    with_pool(two, 2, fun() ->
+        with_pool(one, 1, fun() ->
+            {ok, N} = py:call(bench_fixture, spin_of, [0.005], #{}, #{pool => one}),
+            (paired(fun(?PY, _) -> pool_rate(two, 8, bench_fixture, spin, [N], 2000);
+                       (_, _) -> pool_rate(one, 8, bench_fixture, spin, [N], 2000) end))(Ctx)
+        end)
+    end).
+
+%% In two calls the nodes do nothing but the work: that is as fast as they can.
+executor_map(Ctx = #ctx{quick = Quick}) ->
+    Tasks = case Quick of true -> 2000; false -> 10_000 end,
+    with_pool(bench, 2, fun() ->
+        {ok, N} = py:call(bench_fixture, spin_of, [0.001], #{}, #{pool => bench}),
+        {ok, #{nodes := Nodes}} = py:pool_info(bench),
+        (paired(fun(?PY, _) ->
+                        {ok, Took} = py:call(bench_fixture, executor_map, [<<"bench">>, Tasks, N], #{}, infinity),
+                        Took;
+                   (_, _) ->
+                        {Us, _} = timer:tc(fun() ->
+                            Refs = [py:spawn_call(bench_fixture, spins, [Tasks div 2, N], #{}, #{node => Node})
+                                    || #{node := Node} <- Nodes],
+                            [{ok, none} = py:await(Ref, infinity) || Ref <- Refs]
+                        end),
+                        Us / 1.0e6
+                end))(Ctx)
+    end).
 
 task_map(#ctx{rounds = Rounds}) ->
     Args = [[X] || X <- lists:seq(1, 100_000)],

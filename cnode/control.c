@@ -84,6 +84,7 @@ void control_read_load(struct control_load *l, int64_t now) {
                                .errors = stats_get(STATS_ERRORS),
                                .rss = load_rss(),
                                .gil_wait = load_gil_wait(now)};
+    exec_times(&l->timed, &l->timed_ns);
     pool_read_numbers(&l->pool);
 }
 
@@ -107,7 +108,7 @@ bool control_load_is_idle(const struct control_load *l) {
 void control_put_load(struct buf *out, const struct control_load *l) {
     etf_put_tuple(out, 2);
     etf_put_atom(out, "load");
-    etf_put_map(out, 13);
+    etf_put_map(out, 15);
     etf_put_atom(out, "state");
     etf_put_atom(out, l->state);
     control_put_number(out, "others", l->others);
@@ -121,6 +122,8 @@ void control_put_load(struct buf *out, const struct control_load *l) {
     control_put_number(out, "calls", l->calls);
     control_put_number(out, "errors", l->errors);
     control_put_number(out, "rss", l->rss);
+    control_put_number(out, "timed", l->timed);
+    control_put_number(out, "timed_us", l->timed_ns / 1000);
     control_put_number(out, "gil_wait", l->gil_wait);
 }
 

@@ -25,6 +25,7 @@ static struct {
     _Atomic size_t
         unannounced;           /* of these, have a process whose pid the caller does not know yet */
     _Atomic size_t unreported; /* run for the application, which does not know that they do */
+    uint64_t timed, timed_ns;  /* those that workers have run in a row, and how long that took */
     int stuck;                 /* run on the pool, and nobody waits for them any more */
     bool failing;              /* the last thread for a queue could not be started */
 } exec;
@@ -183,21 +184,35 @@ static struct request *exec_next_locked(const struct exec_worker *w) {
     return r;
 }
 
+/* w begins: what it ran before took until now, if it has not waited in between. */
+static void exec_time_locked(struct exec_worker *w, int64_t now) {
+    if (w->in_a_row) {
+        exec.timed++;
+        exec.timed_ns += (uint64_t)(now - w->since);
+    }
+    w->since = now;
+    w->in_a_row = true;
+}
+
 struct request *exec_pop(struct exec_worker *w) {
     struct request *r;
 
-    if (!w->queue && exec_ready() == 0)
+    if (!w->queue && exec_ready() == 0) {
+        w->in_a_row = false;
         return NULL;
+    }
     exec_lock();
     r = exec_next_locked(w);
     if (r) {
         exec_take_out(r);
         atomic_fetch_sub_explicit(&exec.queued, 1, memory_order_relaxed);
         w->current = r;
-        w->since = clock_now();
+        exec_time_locked(w, clock_now());
         w->seen = 0;
         w->blocked = false;
         exec_begin_locked(r);
+    } else {
+        w->in_a_row = false;
     }
     exec_unlock();
     return r;
@@ -520,6 +535,13 @@ struct request *exec_exit(uint32_t id, uint32_t serial, struct slice reason, exe
     exec_unlock();
     buf_done(&out);
     return found;
+}
+
+void exec_times(uint64_t *timed, uint64_t *ns) {
+    exec_lock();
+    *timed = exec.timed;
+    *ns = exec.timed_ns;
+    exec_unlock();
 }
 
 size_t exec_load_of_others(const struct conn *conn) {

@@ -62,6 +62,7 @@ struct exec_worker {
     struct queue *queue;     /* the only one that it serves; NULL: it is of the pool */
     struct request *current; /* what it runs */
     int64_t since;           /* and since when: monotonic, ns */
+    bool in_a_row;           /* it has looked for no other work in between */
     int64_t seen, cpu_seen;  /* the last look at its processor time */
     bool blocked;            /* used next to none between the last two looks */
     _Atomic bool waiting;    /* for Erlang: pool_wait_begin() */
@@ -146,6 +147,9 @@ size_t exec_unreported(void);
 size_t exec_ready(void);
 size_t exec_queued(void);
 size_t exec_load(void);
+
+/* How many requests workers have run one right after another, and how many ns that took. */
+void exec_times(uint64_t *timed, uint64_t *ns);
 
 /* How many of those that have not ended other connections have sent. A walk through all. */
 size_t exec_load_of_others(const struct conn *conn);

@@ -46,14 +46,15 @@
 -define(TURN, 5000).           % of the two counters
 -define(SENT_AHEAD, 4).        % calls of a pool beyond those that can run, at least; at most,
 -define(AHEAD_MAX, 256).
--define(AHEAD_TIME, 5).        % as many as it did in so many ms
+-define(AHEAD_TIME, 5000).     % as many as it does in so many us
 
 -record(s, {node :: node(),
             to :: {pynode, node()},
             options :: options(),
             counter :: py_counter:counter(),
             slots = 1 :: pos_integer(),      % how many calls it can run at once
-            calls = none :: {integer(), non_neg_integer()} | none, % when it reported last, and how many it had run
+            timed = {0, 0} :: {non_neg_integer(), non_neg_integer()}, % calls that it had run in a row, and their time
+            ahead = 4 :: pos_integer(),      % calls that it is sent beyond those that can run
             home :: pid(),
             asked = 0 :: non_neg_integer(),  % batches on their way, less messages that have come back
             started = #{} :: #{reference() => true},
@@ -313,18 +314,18 @@ hear([], S) ->
 
 %% How many calls of pools are sent there from now on. Blocked ones leave room for others; of short ones many are sent
 %% ahead, so that they come in batches.
-loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, calls = Before}) ->
-    Now = erlang:monotonic_time(millisecond),
-    #{others := Others, blocked := Blocked, calls := Calls} = maps:merge(#{others => 0, blocked => 0, calls => 0}, Load),
-    Rate = case Before of
-               {Then, Count} when Now > Then, Calls > Count -> (Calls - Count) * ?AHEAD_TIME div (Now - Then);
-               _ -> 0
-           end,
-    Ahead = max(?SENT_AHEAD, min(?AHEAD_MAX, Rate)),
-    py_counter:report(Counter, Others, Slots, Slots + Blocked + Ahead),
+loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, timed = {Count, Took}}) ->
+    #{others := Others, blocked := Blocked, timed := Timed, timed_us := Us} =
+        maps:merge(#{others => 0, blocked => 0, timed => 0, timed_us => 0}, Load),
+    Ahead = if
+                Timed > Count, Us >= Took -> Slots * ?AHEAD_TIME * (Timed - Count) div max(1, Us - Took);
+                true -> S#s.ahead
+            end,
+    Bounded = max(?SENT_AHEAD, min(?AHEAD_MAX, Ahead)),
+    py_counter:report(Counter, Others, Slots, Slots + Blocked + Bounded),
     py_table:set_load(Node, Load),
     py_telemetry:load(Node, Load),
-    S#s{calls = {Now, Calls}}.
+    S#s{timed = {Timed, Us}, ahead = Bounded}.
 
 %%% ------------------------------------------------------------------ calls that have a row
 

@@ -54,6 +54,29 @@ static void test_queue(void) {
     is_int(exec_load(), 0, "all have ended");
 }
 
+/* What a worker runs without having waited for it in between is timed. */
+static void test_times(void) {
+    uint64_t before, timed, ns_before, ns;
+
+    pop_all();
+    exec_times(&before, &ns_before);
+    push(0, "a", NULL);
+    push(0, "b", NULL);
+    finish(exec_pop(&me));
+    exec_times(&timed, &ns);
+    is_int((int)(timed - before), 0, "the first one is not timed: it may have waited for itself");
+    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    finish(exec_pop(&me));
+    exec_times(&timed, &ns);
+    is_int((int)(timed - before), 1, "when the next one is taken it is");
+    ok(ns - ns_before >= 2000000, "with the time that it took");
+    ok(!exec_pop(&me), "nothing is left");
+    push(0, "c", NULL);
+    finish(exec_pop(&me));
+    exec_times(&timed, &ns);
+    is_int((int)(timed - before), 1, "what has waited for a request is not timed");
+}
+
 static void test_limit(void) {
     struct request *r = request(0, "one more", NULL);
     int i;
@@ -367,6 +390,7 @@ int main(void) {
     exec_init(1, 1, LIMIT, &hooks);
     test_queue();
     test_limit();
+    test_times();
     test_lanes();
     test_lane_cancel();
     test_cancel();

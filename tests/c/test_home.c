@@ -488,7 +488,7 @@ static const char *report_in(const char *frames) {
     text[0] = '\0';
     if (rss)
         snprintf(text, sizeof ring[0], "%.*srss=>N%s", (int)(rss - at), at,
-                 rss + 5 + strspn(rss + 5, "0123456789"));
+                 strstr(rss, ",gil_wait"));
     return text;
 }
 

@@ -5,7 +5,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--define(KEYS, [blocked, calls, errors, gil_wait, max_workers, min_workers, others, queued, rss, running, state, tasks, workers]).
+-define(KEYS, [blocked, calls, errors, gil_wait, max_workers, min_workers, others, queued, rss, running, state, tasks, timed, timed_us, workers]).
 -define(BEAT, 5000).
 
 setup() ->
