@@ -2,7 +2,7 @@
 %% py_place - which of several nodes a call goes to.
 %%
 %% With a key the node that rendezvous hashing puts first, so that no other key moves when a node comes or goes;
-%% else the least loaded of two taken at random, or of all if they are few. A node that has as many calls as it
+%% else the less loaded of the caller's own and one at random, or the least loaded of all if they are few. A node that has as many calls as it
 %% takes is full; one that has not reported for long counts as loaded.
 -module(py_place).
 
@@ -34,7 +34,7 @@ place(Entries, How) ->
     Entry = one(Entries, How),
     case take(Entry, How) of
         {_, _, _} = Placed -> Placed;
-        _ -> first(from_random(Entries), How, none)
+        _ -> first(from_own(Entries), How, none)
     end.
 
 %% One of the nodes whatever it has to do; for what is not counted.
@@ -91,12 +91,11 @@ one({Entry}, _) ->
 one(Entries, #{strategy := random}) ->
     element(rand:uniform(tuple_size(Entries)), Entries);
 one(Entries, _) when tuple_size(Entries) =< ?FEW ->
-    [First | Rest] = from_random(Entries),
+    [First | Rest] = from_own(Entries),
     least(Rest, First, load(First));
 one(Entries, _) ->
-    A = element(rand:uniform(tuple_size(Entries)), Entries),
-    B = element(rand:uniform(tuple_size(Entries)), Entries),
-    least([B], A, load(A)).
+    Own = element(own(Entries), Entries),
+    least([element(rand:uniform(tuple_size(Entries)), Entries)], Own, load(Own)).
 
 least([Entry | Entries], Best, Load) ->
     case load(Entry) of
@@ -116,10 +115,14 @@ load({_, Pid, Counter}) ->
         true -> Load
     end.
 
-%% All, beginning with one at random: those who come at once do not all begin with the same.
-from_random(Entries) ->
-    {Before, From} = lists:split(rand:uniform(tuple_size(Entries)) - 1, tuple_to_list(Entries)),
+%% Each process has one that it prefers when there is nothing to choose between them. So those who come at once do not
+%% all begin with the same; and who makes one call after another finds a node that still looks for more.
+from_own(Entries) ->
+    {Before, From} = lists:split(own(Entries) - 1, tuple_to_list(Entries)),
     From ++ Before.
+
+own(Entries) ->
+    erlang:phash2(self(), tuple_size(Entries)) + 1.
 
 ranked(Key, Entries) ->
     [Entry || {_, Entry} <- lists:reverse(lists:sort([{erlang:phash2({Key, element(1, E)}), E} || E <- Entries]))].

@@ -225,7 +225,7 @@ labels(_) ->
     Labelled = [spec(#{labels => #{gpu => true, zone => a}}), spec(#{labels => #{zone => a}}), spec(#{})],
     with(mixed, #{nodes => Labelled, labels => #{kind => test}}, fun() ->
         ?assertEqual(3, length(nodes_of(mixed))),
-        Names = fun(Options) -> lists:usort(many(2, 20, fun(_) -> name(Options) end)) end,
+        Names = fun(Options) -> lists:usort(many(40, 1, fun(_) -> name(Options) end)) end,
         ?assertEqual(3, length(Names(pool(mixed)))),
         ?assertEqual(2, length(Names(#{pool => mixed, labels => #{zone => a}}))),
         ?assertEqual(['mixed-live-1@127.0.0.1'], Names(#{pool => mixed, labels => #{gpu => true}})),
@@ -442,7 +442,7 @@ two_vms(_) ->
     live:eventually(fun() -> {ok, #{nodes := N}} = erpc:call(Peer, py, pool_info, [ml]), length(N) =:= 2 end),
     ok = erpc:call(Peer, py, pool_start, [ml, #{nodes => [spec(#{})]}]),
     has(ml, 3),
-    ?assertEqual(3, length(lists:usort(many(3, 50, fun(_) -> name(pool(ml)) end)))),
+    ?assertEqual(3, length(lists:usort(many(40, 1, fun(_) -> name(pool(ml)) end)))),
     {_, Results} = meanwhile(10, fun() -> py:call(time, sleep, [0.005], #{}, #{pool => ml, idempotent => true}) end, fun() ->
         live:kill(Proc),
         live:eventually(fun() -> py_cluster:vms() =:= [node()] end),
