@@ -42,6 +42,14 @@ void conn_unref(struct conn *c) {
     free(c);
 }
 
+/* To connect to nowhere is how TCP is told, whoever else has the socket; others know only the next line. */
+void conn_reset(struct conn *c) {
+    static const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+
+    connect(c->fd, &nowhere, sizeof nowhere);
+    shutdown(c->fd, SHUT_RDWR);
+}
+
 /* The flag is set before the bytes are looked at again, and conn_release() does both the other way
  * round: one of the two sees what the other has done. */
 bool conn_hold(struct conn *c) {

@@ -43,6 +43,10 @@ struct conn *conn_new(int fd, const char *peer);
 struct conn *conn_ref(struct conn *c);
 void conn_unref(struct conn *c);
 
+/* Ends it at once, for a peer that is not heard, but may hear: an end in good order would have to
+ * wait until the peer has acknowledged what was sent to it before. */
+void conn_reset(struct conn *c);
+
 /* Whether so much waits for the peer that nothing more is to be made for it; if so, one of the
  * next conn_release() is true: after a flush, when what was kept back may go on. */
 bool conn_hold(struct conn *c);

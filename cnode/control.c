@@ -53,7 +53,7 @@ void control_put_status(struct buf *out) {
 
     pool_read_numbers(&n);
     channels_count(&channels, &pooled);
-    etf_put_map(out, 18);
+    etf_put_map(out, 19);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
     etf_put_atom(out, "node");
@@ -63,6 +63,7 @@ void control_put_status(struct buf *out) {
     control_put_number(out, "os_pid", (uint64_t)getpid());
     control_put_number(out, "uptime", (uint64_t)(clock_now() - control.started) / 1000000000);
     control_put_number(out, "workers", (uint64_t)n.workers);
+    control_put_number(out, "min_workers", (uint64_t)control.facts->workers);
     control_put_number(out, "max_workers", (uint64_t)control.facts->max_workers);
     control_put_number(out, "running", (uint64_t)n.running);
     control_put_number(out, "blocked", (uint64_t)n.blocked);
@@ -94,8 +95,9 @@ static bool control_rss_differs(uint64_t a, uint64_t b) {
 bool control_load_differs(const struct control_load *a, const struct control_load *b) {
     return a->state != b->state || a->pool.running != b->pool.running ||
            a->pool.queued != b->pool.queued || a->pool.workers != b->pool.workers ||
-           a->tasks != b->tasks || a->calls != b->calls || a->errors != b->errors ||
-           a->gil_wait != b->gil_wait || control_rss_differs(a->rss, b->rss);
+           a->tasks != b->tasks || a->pool.blocked != b->pool.blocked || a->others != b->others ||
+           a->calls != b->calls || a->errors != b->errors || a->gil_wait != b->gil_wait ||
+           control_rss_differs(a->rss, b->rss);
 }
 
 bool control_load_is_idle(const struct control_load *l) {
@@ -105,13 +107,16 @@ bool control_load_is_idle(const struct control_load *l) {
 void control_put_load(struct buf *out, const struct control_load *l) {
     etf_put_tuple(out, 2);
     etf_put_atom(out, "load");
-    etf_put_map(out, 10);
+    etf_put_map(out, 13);
     etf_put_atom(out, "state");
     etf_put_atom(out, l->state);
+    control_put_number(out, "others", l->others);
     control_put_number(out, "running", (uint64_t)l->pool.running);
+    control_put_number(out, "blocked", (uint64_t)l->pool.blocked);
     control_put_number(out, "queued", l->pool.queued);
     control_put_number(out, "tasks", l->tasks);
     control_put_number(out, "workers", (uint64_t)l->pool.workers);
+    control_put_number(out, "min_workers", (uint64_t)control.facts->workers);
     control_put_number(out, "max_workers", (uint64_t)control.facts->max_workers);
     control_put_number(out, "calls", l->calls);
     control_put_number(out, "errors", l->errors);

@@ -10,7 +10,7 @@
 
 struct control_facts {
     const char *node, *version, *python, *erlang;
-    int max_workers;
+    int workers, max_workers; /* the options */
     bool may_drain;      /* --allow was not given, or it allows pynode */
     void (*drain)(void); /* what pynode:drain() and SIGTERM start */
 };
@@ -30,6 +30,7 @@ struct control_load {
     const char *state;
     struct pool_numbers pool;
     uint64_t tasks, calls, errors, rss, gil_wait;
+    uint64_t others; /* requests of other connections that have not ended: set by who tells it */
 };
 void control_read_load(struct control_load *l, int64_t now);
 bool control_load_differs(const struct control_load *a, const struct control_load *b);

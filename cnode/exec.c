@@ -544,6 +544,20 @@ struct request *exec_exit(uint32_t id, uint32_t serial, struct slice reason, exe
     return found;
 }
 
+size_t exec_load_of_others(const struct conn *conn) {
+    struct table_walk walk = {0};
+    struct request *r;
+    size_t n = 0;
+
+    if (exec_load() == 0)
+        return 0;
+    exec_lock();
+    while ((r = table_step(&walk)))
+        n += r->conn != conn;
+    exec_unlock();
+    return n;
+}
+
 void exec_announce(exec_put_cb *put) {
     struct table_walk walk = {0};
     struct buf out = {0};

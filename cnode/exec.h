@@ -148,6 +148,9 @@ size_t exec_ready(void);
 size_t exec_queued(void);
 size_t exec_load(void);
 
+/* How many of those that have not ended other connections have sent. A walk through all. */
+size_t exec_load_of_others(const struct conn *conn);
+
 /* Whether there is a request that a node which goes has to wait for: any but those that run although
  * the application has cancelled them. */
 bool exec_wanted(void);

@@ -125,6 +125,7 @@ static void home_begin_reports(struct home *h) {
     struct control_load load;
 
     control_read_load(&load, now);
+    load.others = exec_load_of_others(h->conn);
     home_tell_load(h, &load, now);
     homes.idle = false;
     if (homes.due < now || homes.due > now + HOME_LOOK_NS)
@@ -140,6 +141,7 @@ bool home_report(int64_t now) {
     atomic_store(&homes.urgent, false); /* before the state is read */
     control_read_load(&load, now);
     for (struct home *h = homes.list; h; h = h->next) {
+        load.others = exec_load_of_others(h->conn);
         if (!all && !control_load_differs(&h->load, &load))
             continue;
         if (home_tell_load(h, &load, now))

@@ -416,6 +416,7 @@ static void io_tick(void) {
         c->silent = moved ? 0 : c->silent + 1;
         c->tick_received = received;
         if (c->silent >= IO_TICKS) {
+            conn_reset(c);
             io_close(c, "heartbeat missed");
             continue;
         }

@@ -66,6 +66,7 @@ static void main_tell_facts(void) {
         .version = PACKAGE_VERSION,
         .python = python,
         .erlang = PYNODE_ERLANG,
+        .workers = options.workers,
         .max_workers = options.max_workers,
         .may_drain = main_may_drain(),
         .drain = leave_request,

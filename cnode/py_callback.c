@@ -125,6 +125,11 @@ static int py_callback_set_peer(struct py_callback *call, PyObject *node) {
     PyObject *served = NULL;
     int result;
 
+    if (io_forked()) {
+        py_callback_fail(PyUnicode_FromString(
+            "this process is a fork of the node: only the node itself can call Erlang"));
+        return -1;
+    }
     if ((!node || node == Py_None) && !py_callback_conn && py_callback_has_served) {
         if (PyContextVar_Get(py_callback_served, NULL, &served) < 0)
             return -1;
@@ -145,11 +150,6 @@ int py_callback_set(struct py_callback *call, const char *function, PyObject *na
     }
     if (py_thread_deadline(timeout ? timeout : Py_None, &call->deadline) < 0)
         return -1;
-    if (io_forked()) {
-        py_callback_fail(PyUnicode_FromString(
-            "this process is a fork of the node: only the node itself can call Erlang"));
-        return -1;
-    }
     return py_callback_set_peer(call, node);
 }
 
@@ -565,4 +565,12 @@ PyObject *py_callback_cast(PyObject *self, PyObject *const *args, Py_ssize_t nar
     buf_done(&to);
     buf_done(&out);
     return result == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyObject *py_callback_home(PyObject *self, PyObject *unused) {
+    struct py_callback call;
+
+    (void)self;
+    (void)unused;
+    return py_callback_set_peer(&call, NULL) < 0 ? NULL : PyUnicode_FromString(call.peer);
 }

@@ -49,4 +49,7 @@ PyObject *py_callback_call(PyObject *self, PyObject *const *args, Py_ssize_t nar
 PyObject *py_callback_cast(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames);
 
+/* _home(): the name of the node that a call from this thread goes to. */
+PyObject *py_callback_home(PyObject *self, PyObject *unused);
+
 #endif

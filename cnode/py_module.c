@@ -336,6 +336,7 @@ static PyMethodDef py_module_methods[] = {
     {"_sleep", py_thread_sleep, METH_O, NULL},
     {"_set_waiting", py_module_waiting, METH_O, NULL},
     {"_sink", py_async_sink, METH_O, NULL},
+    {"_home", py_callback_home, METH_NOARGS, NULL},
     {"_thread_failed", py_thread_failed, METH_O, NULL},
     {"_log", py_log_record, METH_VARARGS, NULL},
     {"_log_wanted", py_log_wanted, METH_NOARGS, NULL},

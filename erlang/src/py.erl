@@ -30,6 +30,8 @@
 -export([nodes/0, connect/1, connect/2, disconnect/1, info/0, info/1, stats/1, drain/1, drain/2]).
 -export([version/0, version/1, memory_stats/0, memory_stats/1, gc/0, gc/1, reload/1, reload/2]).
 -export([stop_queue/1, stop_queue/2]).
+-export([pool_start/2, pool_stop/1, pool_stop/2, pool_resize/2, pool_info/1, pools/0, rolling_restart/1, rolling_restart/2]).
+-export([register_pool/2, unregister_pool/1, cluster/0]).
 
 -export_type([name/0, kwargs/0, options/0, stream_options/0, result/0, reason/0]).
 
@@ -42,7 +44,14 @@
                      traceback => boolean(),
                      queue => term(),
                      thread => new,
-                     executor => blocking}.
+                     executor => blocking,
+                     pool => atom(),
+                     labels => map(),
+                     key => term(),
+                     affinity => soft | strict,
+                     idempotent => boolean(),
+                     retries => non_neg_integer(),
+                     queue_timeout => timeout()}.
 %% `timeout' in milliseconds, 30000 if it is not given. `node': a node, or the name that configured nodes
 %% share. `queue': one after another, in order, on one thread; of several nodes at one, as long as that is up.
 %% `thread': on a thread of its own. `executor': in the thread pool of `erlang.blocking'.
@@ -366,6 +375,7 @@ map(Module, Function, ListOfArgs, Options) ->
     case py_task:check(Module, Function, Options, ?TIMEOUT) of
         {ok, M, F, {ok, Key, Where, Wire = #{loop := true}, Queued, Limit}} ->
             case is_proper(ListOfArgs) of
+                true when element(1, Key) =:= pool -> py_pool_call:map(M, F, ListOfArgs, Key, {Wire#{map => true}, Queued, Limit});
                 true -> py_call:run(M, F, ListOfArgs, {ok, Key, Where, Wire#{map => true}, Queued, Limit});
                 false -> {error, {bad_option, args}}
             end;
@@ -818,3 +828,177 @@ stop_queue(Name, Options) when is_map(Options) ->
     end;
 stop_queue(Name, Timeout) ->
     stop_queue(Name, #{timeout => Timeout}).
+
+%%% ------------------------------------------------------------------ pools
+
+%% @doc Starts a pool: nodes of this VM that belong together, or a name for those of the whole cluster that have some
+%% labels. Any VM of the cluster can call it by its name. A pool of the same name that another VM starts adds its nodes.
+%% When this returns each node is up, or has failed once.
+%%
+%% Options: `nodes': how many this VM starts, `auto' for one a processor, or a list of maps as in the configuration;
+%% without it the pool has the nodes with the labels, of whatever VM. `labels': a map. `strategy': `least_loaded' or
+%% `random'. `max_queue': callers of a VM that wait for a place, 10000. A node is replaced by a new one after
+%% `max_tasks' calls, `max_age' milliseconds, or when it has `max_rss' bytes.
+%%
+%% ```
+%% ok = py:pool_start(example, #{nodes => 1}),
+%% {ok, 2.0} = py:call(math, sqrt, [4], #{}, #{pool => example}),
+%% ok = py:pool_stop(example).
+%% '''
+-spec pool_start(atom(), map()) -> ok | {error, reason()}.
+pool_start(Name, Options) ->
+    case py_options:pool(Name, Options) of
+        {ok, _} when Name =:= cluster -> {error, {bad_option, pool}};
+        {ok, Pool} ->
+            Started = py_pool_sup:start_pool(Name, Pool),
+            Started =:= ok andalso py_coordinator:wait_started(),
+            _ = py_cluster:nodes(), % it has heard of that by now
+            Started;
+        Error -> Error
+    end.
+
+%% @doc Ends what this VM has of a pool: no calls go to its nodes any more, they finish and leave.
+%%
+%% ```
+%% {error, no_pool} = py:pool_stop(nobody).
+%% '''
+-spec pool_stop(atom()) -> ok | {error, no_pool | reason()}.
+pool_stop(Name) ->
+    pool_stop(Name, ?TIMEOUT).
+
+%% @doc The same with a time limit in milliseconds, after which the nodes are stopped.
+%%
+%% ```
+%% {error, no_pool} = py:pool_stop(nobody, 1000).
+%% '''
+-spec pool_stop(atom(), timeout()) -> ok | {error, no_pool | reason()}.
+pool_stop(_, Timeout) when not ?is_limit(Timeout) ->
+    {error, {bad_option, timeout}};
+pool_stop(Name, Timeout) ->
+    at_pool(Name, fun(Pid) ->
+                          Stopped = py_pool:stop(Pid, Timeout),
+                          py_pool_sup:stop_pool(Name),
+                          Stopped
+                  end).
+
+%% @doc So many nodes of this VM from now on.
+%%
+%% ```
+%% {error, no_pool} = py:pool_resize(nobody, 2).
+%% '''
+-spec pool_resize(atom(), non_neg_integer()) -> ok | {error, no_pool | reason()}.
+pool_resize(_, Count) when not is_integer(Count); Count < 0; Count > 1000 ->
+    {error, {bad_option, nodes}};
+pool_resize(Name, Count) ->
+    at_pool(Name, fun(Pid) -> py_pool:resize(Pid, Count) end).
+
+at_pool(Name, Fun) ->
+    case py_pool_sup:pool(Name) of
+        none -> {error, no_pool};
+        Pid -> Fun(Pid)
+    end.
+
+%% @doc A pool as this VM sees it: its nodes and how loaded they are, and how many callers of this VM wait.
+%%
+%% ```
+%% {ok, #{nodes := [#{node := _, in_flight := _} | _], waiting := 0}} = py:pool_info(cluster),
+%% {error, no_pool} = py:pool_info(nobody).
+%% '''
+-spec pool_info(atom()) -> {ok, map()} | {error, no_pool}.
+pool_info(Name) ->
+    case py_cluster:pool(Name) of
+        none ->
+            {error, no_pool};
+        #{entries := Entries, strategy := Strategy, max_queue := Max} ->
+            {ok, #{nodes => [(py_counter:load(Counter))#{node => Node} || {Node, _, Counter} <- tuple_to_list(Entries)],
+                   strategy => Strategy, max_queue => Max, waiting => py_backlog:count(Name)}}
+    end.
+
+%% @doc The names of the pools that there are in the cluster. `cluster' is the one of all nodes.
+%%
+%% ```
+%% true = lists:member(cluster, py:pools()).
+%% '''
+-spec pools() -> [atom()].
+pools() ->
+    lists:sort(maps:keys(py_table:pools())).
+
+%% @doc Replaces the nodes of a pool on all VMs one after another: each time the new one is ready before the old one is
+%% asked to finish and leave. No call is lost by it.
+%%
+%% ```
+%% {error, no_pool} = py:rolling_restart(nobody).
+%% '''
+-spec rolling_restart(atom()) -> ok | {error, reason()}.
+rolling_restart(Name) ->
+    rolling_restart(Name, infinity).
+
+%% @doc The same with a time limit in milliseconds for what each VM has.
+%%
+%% ```
+%% {error, no_pool} = py:rolling_restart(nobody, 60000).
+%% '''
+-spec rolling_restart(atom(), timeout()) -> ok | {error, reason()}.
+rolling_restart(_, Timeout) when not ?is_limit(Timeout) ->
+    {error, {bad_option, timeout}};
+rolling_restart(Name, Timeout) ->
+    case py_cluster:pool(Name) of
+        none -> {error, no_pool};
+        _ -> restart_each(Name, Timeout, py_cluster:vms())
+    end.
+
+restart_each(_, _, []) ->
+    ok;
+restart_each(Name, Timeout, [Vm | Vms]) ->
+    try erpc:call(Vm, py_pool_sup, replace_all, [Name, Timeout]) of
+        ok -> restart_each(Name, Timeout, Vms);
+        Error -> Error
+    catch
+        _:Reason -> {error, {Vm, Reason}}
+    end.
+
+%% @doc Calls of this module, or of this function, go to the pool by themselves, if they name neither node nor pool.
+%%
+%% ```
+%% {error, no_pool} = py:register_pool(math, nobody).
+%% '''
+-spec register_pool(name() | {name(), name()}, atom()) -> ok | {error, reason()}.
+register_pool(What, Pool) ->
+    case {route(What), py_cluster:pool(Pool)} of
+        {error, _} -> {error, {bad_option, module}};
+        {_, none} -> {error, no_pool};
+        {Route, _} -> py_cluster:set_route(Route, Pool)
+    end.
+
+%% @doc Undoes that.
+%%
+%% ```
+%% ok = py:unregister_pool(math).
+%% '''
+-spec unregister_pool(name() | {name(), name()}) -> ok | {error, reason()}.
+unregister_pool(What) ->
+    case route(What) of
+        error -> {error, {bad_option, module}};
+        Route -> py_cluster:set_route(Route, none)
+    end.
+
+route({M, F}) ->
+    case {py_call:name(M), py_call:name(F)} of
+        {error, _} -> error;
+        {_, error} -> error;
+        {Module, Function} -> {py_call:to_binary(Module), py_call:to_binary(Function)}
+    end;
+route(M) ->
+    case py_call:name(M) of
+        error -> error;
+        Module -> {py_call:to_binary(Module), any}
+    end.
+
+%% @doc All Python nodes of the cluster: which VMs have them, in what state they are, their labels, pools and versions.
+%%
+%% ```
+%% [#{node := _, vms := [_], state := ready, labels := _} | _] = py:cluster().
+%% '''
+-spec cluster() -> [py_cluster:node_info()] | {error, not_started}.
+cluster() ->
+    py_cluster:nodes().

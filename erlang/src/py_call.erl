@@ -2,14 +2,16 @@
 %% py_call - one call: its options, the node it goes to, the way there, and the wait for its answer.
 -module(py_call).
 
+-compile({no_auto_import, [nodes/1]}).
+
 -export([call/3, call/5, run/4]).
--export([check/4, options/2, name/1, text/1, node_key/1]).
--export([pick/2]).
+-export([check/4, options/2, name/1, text/1, to_binary/1, node_key/1]).
+-export([nodes/1, pick/2, run_placed/9]).
 
 -export_type([checked/0, error/0]).
 
-%% {ok, key of the table, what to call it, options on the wire, whether in order, limit}
--type checked() :: {ok, py_table:key(), node() | atom(), Wire :: map(), boolean(), timeout()}.
+%% {ok, key of the table or of a pool, what to call it, options on the wire, whether in order, limit}
+-type checked() :: {ok, py_table:key() | py_pool_call:key(), node() | atom(), Wire :: map(), boolean(), timeout()}.
 -type error() :: {error, {bad_option, term()}}.
 
 -define(TIMEOUT, 30000).
@@ -34,11 +36,31 @@ call(Module, Function, Args, Kwargs, Options) ->
 
 %% At one of the nodes that the options leave.
 -spec run(atom() | binary(), atom() | binary(), list(), checked()) -> py:result().
+run(M, F, Args, {ok, {pool, _, _} = Key, _, Wire, Queued, Timeout}) ->
+    py_pool_call:run(M, F, Args, Key, {Wire, Queued, Timeout});
 run(M, F, Args, {ok, Key, Where, Wire, Queued, Timeout}) ->
+    case Key =:= default andalso routed(M, F) of
+        false -> run_at(M, F, Args, Key, Where, Wire, Queued, Timeout);
+        Pool -> py_pool_call:run(M, F, Args, {pool, Pool, #{}}, {Wire, Queued, Timeout})
+    end.
+
+%% The pool that calls of this function go to by themselves.
+routed(M, F) ->
+    case py_table:routes() of
+        None when map_size(None) =:= 0 ->
+            false;
+        Routes ->
+            {Module, Function} = {to_binary(M), to_binary(F)},
+            maps:get({Module, Function}, Routes, maps:get({Module, any}, Routes, false))
+    end.
+
+run_at(M, F, Args, Key, Where, Wire, Queued, Timeout) ->
     case pick(py_table:nodes(Key), Wire) of
         {Node, Pid, Counter} ->
             case is_process_alive(Pid) of
-                true -> run_at(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout);
+                true ->
+                    {Slot, InFlight} = py_counter:enter(py_counter:array(), Counter),
+                    run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, false, Timeout);
                 false -> {error, {node_down, Node, not_started}}
             end;
         none ->
@@ -47,23 +69,26 @@ run(M, F, Args, {ok, Key, Where, Wire, Queued, Timeout}) ->
 
 %% An alias takes one answer. Nothing is monitored at first, for that costs two signals to the process
 %% that stands for the node; who waits for long does it then, and is told also of an end before that.
-run_at(Node, Pid, Counter, M, F, Args, Wire, Queued, Timeout) ->
-    Array = py_counter:array(),
-    {Slot, InFlight} = py_counter:enter(Array, Counter),
+%% The call has been counted, in that slot. A caller that may be killed is watched from the beginning.
+-spec run_placed(node(), pid(), py_counter:slot(), integer(), {atom() | binary(), atom() | binary(), list()}, map(),
+                 boolean(), boolean(), timeout()) -> py:result().
+run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout) ->
     Ref = erlang:alias([reply]),
     Call = {call, Ref, M, F, Args, Wire},
     case send_call(Node, Pid, Call, Queued orelse InFlight > ?DIRECT) of
         noconnect ->
             erlang:unalias(Ref),
-            py_counter:leave(Array, Slot),
+            py_counter:leave(py_counter:array(), Slot),
             {error, {node_down, Node, not_started}};
+        _ when Watched ->
+            wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout, 0);
         _ ->
             receive
                 {py_response, Ref, Result} ->
-                    py_counter:leave(Array, Slot),
+                    py_counter:leave(py_counter:array(), Slot),
                     Result
             after min(Timeout, ?WATCHED) ->
-                    wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout)
+                    wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout, ?WATCHED)
             end
     end.
 
@@ -77,15 +102,15 @@ send_call(Node, Pid, Call, false) ->
     end.
 
 %% The caller makes itself known, so that the call can be cancelled if it dies, and waits on.
-wait_long(Node, Pid, Slot, Ref, MF, Timeout) ->
+wait_long(Node, Pid, Slot, Ref, MF, Timeout, Waited) ->
     Monitor = erlang:monitor(process, Pid),
-    Timeout =< ?WATCHED orelse (Pid ! {watch, self(), Ref, Slot, MF}),
+    Timeout =< Waited orelse (Pid ! {watch, self(), Ref, Slot, MF}),
     Result = receive
                  {py_response, Ref, R} ->
                      R;
                  {'DOWN', Monitor, process, _, Reason} ->
                      ended(Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}})
-             after left(Timeout) ->
+             after left(Timeout, Waited) ->
                      case ended(Ref, none) of
                          none -> Pid ! {cancel, Ref, MF}, {error, timeout};
                          R -> R
@@ -93,11 +118,11 @@ wait_long(Node, Pid, Slot, Ref, MF, Timeout) ->
              end,
     erlang:demonitor(Monitor, [flush]),
     py_counter:leave(py_counter:array(), Slot),
-    Timeout =< ?WATCHED orelse (Pid ! {unwatch, Ref}),
+    Timeout =< Waited orelse (Pid ! {unwatch, Ref}),
     Result.
 
-left(infinity) -> infinity;
-left(Timeout) -> max(0, Timeout - ?WATCHED).
+left(infinity, _) -> infinity;
+left(Timeout, Waited) -> max(0, Timeout - Waited).
 
 %% The alias goes; an answer that came first is the outcome.
 ended(Ref, Outcome) ->
@@ -107,6 +132,11 @@ ended(Ref, Outcome) ->
     after 0 ->
             Outcome
     end.
+
+%% The nodes that a call with this key may go to.
+-spec nodes(py_table:key() | py_pool_call:key()) -> tuple().
+nodes({pool, _, _} = Key) -> py_pool_call:entries(Key);
+nodes(Key) -> py_table:nodes(Key).
 
 %% One of the nodes: for a queue always the same, as long as it is there; else of two taken at random the
 %% one with fewer calls in flight.
@@ -139,6 +169,10 @@ named(_, error, _) -> {error, {bad_option, function}};
 named(M, F, {ok, _, _, _, _, _} = Checked) -> {ok, M, F, Checked};
 named(_, _, Error) -> Error.
 
+-spec to_binary(atom() | binary()) -> binary().
+to_binary(Name) when is_atom(Name) -> atom_to_binary(Name);
+to_binary(Name) -> Name.
+
 %% The node looks at binaries itself.
 -spec name(term()) -> atom() | binary() | error.
 name(Name) when is_atom(Name); is_binary(Name) -> Name;
@@ -158,14 +192,19 @@ text(Text) ->
 options(Kwargs, Timeout) when ?is_limit(Timeout) ->
     options(Kwargs, #{timeout => Timeout});
 options(Kwargs, Options) when is_map(Kwargs), is_map(Options) ->
-    fold(fun option/3, with_kwargs(Kwargs, #{}), ?TIMEOUT, Options);
+    Wire = with_kwargs(Kwargs, #{}),
+    case py_pool_call:options(Options) of
+        none -> fold(fun option/3, {ok, default, default, Wire, false, ?TIMEOUT}, Options);
+        {ok, {pool, Pool, _} = Key, Others} -> fold(fun option/3, {ok, Key, Pool, Wire, false, ?TIMEOUT}, Others);
+        Error -> Error
+    end;
 options(Kwargs, _) when not is_map(Kwargs) ->
     {error, {bad_option, kwargs}};
 options(_, _) ->
     {error, {bad_option, timeout}}.
 
-fold(Option, Wire, Timeout, Options) ->
-    try maps:fold(Option, {ok, default, default, Wire, false, Timeout}, Options)
+fold(Option, Acc, Options) ->
+    try maps:fold(Option, Acc, Options)
     catch
         throw:{bad_option, Key} -> {error, {bad_option, Key}}
     end.

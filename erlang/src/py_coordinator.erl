@@ -7,6 +7,8 @@
 %%      {node_ready, Name, Node, Port, Spec}   cast of py_port: the program is up
 %%      {node_exited, Node, How}               cast of py_port: it has ended, {status | signal, N}
 %%      {node_given_up, Name, Node, Report}    cast of py_port: it is not started again
+%%      {cluster_nodes, [Node]}                cast of py_cluster: nodes of other VMs that are used here
+%%      tell_locals                            the same: it has begun, and wants to know what there is
 %%      {py_hello, Node}                       message of a node that was started elsewhere
 %%      {py_thread, From}                      message of a Python thread: it wants a handler
 %%      {py_cast, Name, Args}                  the same: erlang.cast
@@ -16,11 +18,12 @@
 
 -export([start_link/1, wait_started/0, attached/4]).
 -export([connect/2, disconnect/1, nodes/0, info/0, stop_node/2]).
+-export([start_node/1, started/0, cluster_nodes/1, tell_locals/0]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 
 -export_type([node_info/0, down_info/0]).
 
--type node_info() :: #{node := node(), name => atom(), source := port | connect | hello, info := map(),
+-type node_info() :: #{node := node(), name => atom(), source := port | connect | hello | cluster, info := map(),
                        state := attaching | up | draining, in_flight := integer(), port => pid()}.
 -type down_info() :: #{node := node(), name := atom(), state := starting | given_up, port := pid()}.
 
@@ -34,11 +37,12 @@
                node :: node() | undefined,
                settled = false :: boolean(),   % it was up once, or has failed once
                failed = false :: boolean(),
-               given_up = false :: boolean()}).
+               given_up = false :: boolean(),
+               stopped = false :: boolean()}). % told to go
 
 -record(node, {pid :: pid(),
                monitor :: reference(),
-               source :: {port, pid()} | connect | hello,
+               source :: {port, pid()} | connect | hello | cluster,
                entry :: py_table:entry() | undefined,
                draining = false :: boolean(),
                info = #{} :: map(),
@@ -48,6 +52,7 @@
             ports = #{} :: #{pid() => #port{}},
             nodes = #{} :: #{node() => #node{}},
             wanted = #{} :: #{node() => pos_integer()},  % of connect/2, and the next pause
+            cluster = #{} :: #{node() => pos_integer()}, % of cluster_nodes/1, the same
             left = #{} :: #{node() => true},  % disconnected by the user: their hellos are not heard
             waiting = [] :: [gen_server:from()]}).       % for all ports to settle
 
@@ -90,6 +95,25 @@ info() ->
 -spec stop_node(node(), timeout()) -> {port, pid()} | connected | {error, term()}.
 stop_node(Node, Timeout) ->
     call({stop_node, Node}, Timeout).
+
+%% One more, which belongs to a pool. If it runs, since this process or that of the pool was killed, it is taken over.
+-spec start_node(py_options:spec()) -> ok | {error, term()}.
+start_node(Spec) ->
+    call({start_node, Spec}, infinity).
+
+%% The nodes that this VM runs and has not told to go.
+-spec started() -> [node()] | {error, term()}.
+started() ->
+    call(started, infinity).
+
+%% Which nodes of other VMs are to be attached: these, and no others.
+-spec cluster_nodes([node()]) -> ok.
+cluster_nodes(Nodes) ->
+    gen_server:cast(?MODULE, {cluster_nodes, Nodes}).
+
+-spec tell_locals() -> ok.
+tell_locals() ->
+    gen_server:cast(?MODULE, tell_locals).
 
 call(Request, Timeout) ->
     try gen_server:call(?MODULE, Request, Timeout)
@@ -153,9 +177,9 @@ handle_call({connect, Node}, From, S0) ->
     S = #s{nodes = Nodes} = heard(Node, S0),
     case Nodes of
         #{Node := #node{entry = undefined, waiting = Waiting} = N} ->
-            {noreply, S#s{nodes = Nodes#{Node := N#node{waiting = [From | Waiting]}}}};
-        #{Node := _} ->
-            {reply, ok, want(Node, S)};
+            {noreply, S#s{nodes = Nodes#{Node := taken(N#node{waiting = [From | Waiting]})}}};
+        #{Node := N} ->
+            {reply, ok, publish(want(Node, S#s{nodes = Nodes#{Node := taken(N)}}))};
         _ ->
             {noreply, attach(Node, connect, [From], S)}
     end;
@@ -170,16 +194,26 @@ handle_call({disconnect, Node}, _From, S = #s{nodes = Nodes}) ->
     end;
 handle_call(nodes, _From, S) ->
     {reply, [Node || {Node, #node{entry = E}} <- lists:sort(maps:to_list(S#s.nodes)), E =/= undefined], S};
+handle_call(started, _From, S = #s{ports = Ports}) ->
+    {reply, [port_node(P) || P = #port{stopped = false} <- maps:values(Ports)], S};
 handle_call(info, _From, S) ->
     {reply, info(S), S};
 handle_call({stop_node, Node}, _From, S0 = #s{nodes = Nodes}) ->
     S = unwant(Node, S0),
     case Nodes of
         #{Node := N = #node{source = Source}} ->
-            Left = publish(S#s{nodes = Nodes#{Node := N#node{entry = undefined, draining = true}}}),
+            Left = publish(stopped(Node, S#s{nodes = Nodes#{Node := N#node{entry = undefined, draining = true}}})),
             {reply, case Source of {port, _} -> Source; _ -> connected end, Left};
         _ ->
-            {reply, port_of(Node, S), S}
+            {reply, port_of(Node, S), publish(stopped(Node, S))}
+    end;
+handle_call({start_node, Spec}, _From, S) ->
+    Running = [{maps:get(node, Info), Pid, Info}
+               || {_, Pid, _, _} <- supervisor:which_children(py_port_sup), is_pid(Pid),
+                  not is_map_key(Pid, S#s.ports), Info <- port_info(Pid)],
+    case port_of(py_program:node_name(Spec), S) of
+        {port, _} -> {reply, ok, S};
+        {error, _} -> {reply, ok, publish(take_port(Spec, Running, S))}
     end;
 handle_call(_Request, _From, S) ->
     {reply, {error, bad_request}, S}.
@@ -193,7 +227,8 @@ handle_cast({attached, Pid, Node, Info, Counter}, S = #s{nodes = Nodes}) ->
                          #node{source = connect} when not is_map_key(Node, S#s.left) -> want(Node, S);
                          _ -> S
                      end,
-            Published = publish(Wanted#s{nodes = Nodes#{Node := Up}}),
+            Again = maps:merge(S#s.cluster, maps:map(fun(_, _) -> ?RETRY_MIN end, maps:with([Node], S#s.cluster))),
+            Published = publish(Wanted#s{nodes = Nodes#{Node := Up}, cluster = Again}),
             [gen_server:reply(From, ok) || From <- Waiting], % who calls now finds it
             {noreply, settle(Published)};
         _ ->
@@ -210,7 +245,12 @@ handle_cast({node_ready, _Name, Node, Port, _Spec}, S = #s{ports = Ports}) ->
 handle_cast({node_exited, Node, _How}, S) ->
     {noreply, settle(ended(Node, S))};
 handle_cast({node_given_up, _Name, Node, _Report}, S) ->
-    {noreply, settle(given_up(Node, ended(Node, S)))};
+    {noreply, settle(publish(given_up(Node, ended(Node, S))))};
+handle_cast({cluster_nodes, Nodes}, S) ->
+    {noreply, set_cluster(Nodes, S)};
+handle_cast(tell_locals, S) ->
+    py_cluster:locals(locals(S)),
+    {noreply, S};
 handle_cast(_Late, S) ->
     {noreply, S}.
 
@@ -233,10 +273,11 @@ handle_info({'DOWN', Monitor, process, Pid, Reason}, S = #s{nodes = Nodes}) ->
         [] -> answer_gone(default, Pid, Reason), {noreply, settle(publish(port_down(Pid, Reason, S)))}
     end;
 handle_info({retry, Node}, S = #s{nodes = Nodes, wanted = Wanted}) ->
-    case [Pid || {Pid, #port{node = N}} <- maps:to_list(S#s.ports), N =:= Node] of
+    case [Pid || {Pid, #port{node = N, stopped = false}} <- maps:to_list(S#s.ports), N =:= Node] of
         _ when is_map_key(Node, Nodes) -> {noreply, S};
         [Port] -> {noreply, attach(Node, {port, Port}, [], S)};
         [] when is_map_key(Node, Wanted) -> {noreply, attach(Node, connect, [], S)};
+        [] when is_map_key(Node, S#s.cluster) -> {noreply, attach(Node, cluster, [], S)};
         [] -> {noreply, S}
     end;
 handle_info({forget, Pid}, S) ->
@@ -279,6 +320,9 @@ node_down(Node, Pid, Reason, S = #s{nodes = Nodes, wanted = Wanted}) ->
         connect when is_map_key(Node, Wanted) ->
             #{Node := Pause} = Wanted,
             retry(Node, Pause, Left#s{wanted = Wanted#{Node := min(2 * Pause, ?RETRY_MAX)}});
+        _ when is_map_key(Node, S#s.cluster) ->
+            #{Node := Pause} = Cluster = S#s.cluster,
+            retry(Node, Pause, Left#s{cluster = Cluster#{Node := min(2 * Pause, ?RETRY_MAX)}});
         _ ->
             Left
     end.
@@ -325,19 +369,84 @@ heard(Node, S = #s{left = Left}) when is_map_key(Node, Left) ->
 heard(_, S) ->
     S.
 
+%% A node that py_cluster has attached is now also the user's.
+taken(N = #node{source = cluster}) -> N#node{source = connect};
+taken(N) -> N.
+
+%% Those that are not used any more are let go; what runs there ends first, since nobody calls them.
+set_cluster(Wanted, S = #s{cluster = Before, nodes = Nodes, left = Left}) ->
+    New = [Node || Node <- Wanted, not is_map_key(Node, Before), not is_map_key(Node, Left)],
+    [self() ! {retry, Node} || Node <- New],
+    Gone = [{Node, Pid} || {Node, #node{source = cluster, pid = Pid, entry = Entry}} <- maps:to_list(Nodes),
+                           not lists:member(Node, Wanted), is_idle(Entry)],
+    [py_node:detach(Pid) || {_, Pid} <- Gone],
+    Kept = maps:with(Wanted, maps:merge(maps:from_list([{Node, ?RETRY_MIN} || Node <- New]), Before)),
+    lists:foldl(fun({Node, Pid}, Acc) -> remove(Node, Pid, Acc) end, S#s{cluster = Kept}, Gone).
+
+is_idle(undefined) -> true;
+is_idle({_, _, Counter}) -> py_counter:in_flight(Counter) =:= 0.
+
 %% Writes what calls read: each node, each name's nodes, and those that are taken if none is named.
 publish(S = #s{nodes = Nodes}) ->
-    Up = [{N#node.entry, name(N, S)} || {_, N} <- lists:sort(maps:to_list(Nodes)), N#node.entry =/= undefined],
+    Attached = [N || {_, N} <- lists:sort(maps:to_list(Nodes)), N#node.entry =/= undefined],
+    Up = [{N#node.entry, common_name(N, S)} || N <- Attached],
     Named = [{Name, E} || {E, Name} <- Up, Name =/= undefined],
     Default = case [E || {_, E} <- Named] of
-                  [] when map_size(S#s.ports) =:= 0 -> [E || {E, _} <- Up];
+                  [] -> others(Attached, S);
                   Configured -> Configured
               end,
     Keyed = [{default, E} || E <- Default]
         ++ [{{node, element(1, E)}, E} || {E, _} <- Up]
         ++ [{{name, Name}, E} || {Name, E} <- Named],
     py_table:set_nodes(maps:groups_from_list(fun({Key, _}) -> Key end, fun({_, E}) -> E end, Keyed)),
+    py_cluster:locals(locals(S)),
     S.
+
+%% What py_cluster tells of: nodes that are attached or on their way, and ports whose node is not.
+locals(S = #s{nodes = Nodes, ports = Ports}) ->
+    Attached = [Pid || #node{source = {port, Pid}} <- maps:values(Nodes)],
+    [local(Node, N, S) || {Node, N} <- maps:to_list(Nodes)]
+        ++ [#{node => port_node(P), source => port, entry => undefined, facts => facts(port_state(P), P, #{})}
+            || {Pid, P} <- maps:to_list(Ports), not lists:member(Pid, Attached)].
+
+local(Node, N = #node{source = {port, Port}, entry = Entry, info = Info}, S) ->
+    #{node => Node, source => port, entry => Entry, facts => facts(node_state(N), maps:get(Port, S#s.ports, none), Info)};
+local(Node, N = #node{source = Source, entry = Entry, info = Info}, _) ->
+    #{node => Node, source => Source, entry => Entry, facts => facts(node_state(N), none, Info)}.
+
+facts(State, Port, Info) ->
+    Spec = case Port of
+               #port{spec = Known} -> Known;
+               none -> #{}
+           end,
+    Imports = [unicode:characters_to_binary(Module) || Module <- maps:get(import, Spec, [])],
+    maps:merge(#{state => State, labels => maps:get(labels, Spec, #{}), pools => [Pool || #{pool := Pool} <- [Spec]],
+                 code => maps:get(code, Spec, none), imports => Imports, slots => maps:get(min_workers, Info, 1)},
+               maps:with([version, python], Info)).
+
+node_state(#node{draining = true}) -> quiet;
+node_state(#node{entry = undefined}) -> starting;
+node_state(_) -> ready.
+
+port_state(#port{stopped = true}) -> quiet;
+port_state(#port{given_up = true}) -> down;
+port_state(_) -> starting.
+
+%% Without configured nodes, whatever was attached otherwise.
+others(Attached, #s{ports = Ports}) ->
+    case [P || P = #port{spec = Spec} <- maps:values(Ports), not is_map_key(pool, Spec)] of
+        [] -> [Entry || #node{source = Source, entry = Entry} <- Attached, Source =:= connect orelse Source =:= hello];
+        _ -> []
+    end.
+
+%% The nodes of a pool are called by the pool alone.
+common_name(#node{source = {port, Port}} = N, S = #s{ports = Ports}) ->
+    case Ports of
+        #{Port := #port{spec = #{pool := _}}} -> undefined;
+        _ -> name(N, S)
+    end;
+common_name(_, _) ->
+    undefined.
 
 name(#node{source = {port, Port}}, #s{ports = Ports}) ->
     case Ports of
@@ -355,6 +464,9 @@ ended(Node, S) ->
 
 given_up(Node, S) ->
     change_port(Node, fun(P) -> P#port{given_up = true} end, S).
+
+stopped(Node, S) ->
+    change_port(Node, fun(P) -> P#port{stopped = true} end, S).
 
 change_port(Node, Change, S = #s{ports = Ports}) ->
     S#s{ports = maps:map(fun(_, P) ->

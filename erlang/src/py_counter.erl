@@ -1,19 +1,28 @@
 %% @private
 %% py_counter - how many calls are in flight at a node: counted by their callers, corrected by py_node.
 %%
-%% Each node has two slots, used in turns, in one array for all; a third element says which slot is in
-%% use. The array is made once a VM, so that reading it costs nothing. A caller that is killed cannot
-%% count itself off: turn/2 does it.
+%% Each node has two slots, used in turns, in one array for all; another element says which slot is in
+%% use. Beside them is what the node has reported: how many calls others have there, how many it runs at
+%% once, how many it takes in all, and when that was. The array is made once a VM, so that reading it costs nothing. A caller that is
+%% killed cannot count itself off: turn/2 does it.
 -module(py_counter).
 
 -export([init/0, new/0, array/0, enter/2, leave/2, in_flight/1, turn/2]).
+-export([report/4, load/1, try_enter/1]).
 
--export_type([counter/0, slot/0]).
+-export_type([counter/0, slot/0, load/0]).
 
--type counter() :: pos_integer().  % of the first of its three elements
+-type counter() :: pos_integer().  % of the first of its elements
 -type slot() :: pos_integer().
+-type load() :: #{in_flight := integer(), others := non_neg_integer(), slots := pos_integer(), limit := pos_integer(),
+                  reported := integer()}.
 
 -define(NODES, 4096).
+-define(SIZE, 7).
+-define(OTHERS, 3).
+-define(LIMIT, 4).
+-define(SLOTS, 5).
+-define(REPORTED, 6). % monotonic milliseconds
 
 %% Makes the array, once; by whoever owns the tables, before anybody else is there.
 -spec init() -> ok.
@@ -21,7 +30,7 @@ init() ->
     try array() of
         _ -> ok
     catch
-        error:badarg -> persistent_term:put(?MODULE, atomics:new(3 * ?NODES, [{signed, true}]))
+        error:badarg -> persistent_term:put(?MODULE, atomics:new(?SIZE * ?NODES, [{signed, true}]))
     end.
 
 %% The array that enter/2 and leave/2 want.
@@ -34,14 +43,14 @@ array() ->
 new() ->
     new(1).
 
-new(Counter) when Counter < 3 * ?NODES ->
+new(Counter) when Counter < ?SIZE * ?NODES ->
     case py_table:take_counter(Counter, self()) of
         true ->
             atomics:put(array(), Counter, Counter + 1),
-            [atomics:put(array(), Slot, 0) || Slot <- [Counter + 1, Counter + 2]],
+            [atomics:put(array(), Counter + I, 0) || I <- lists:seq(1, ?SIZE - 1)],
             Counter;
         false ->
-            new(Counter + 3)
+            new(Counter + ?SIZE)
     end.
 
 %% A call begins: the slot that it leaves at its end, and how many are in flight with it.
@@ -51,6 +60,17 @@ enter(Array, Counter) ->
     Count = atomics:add_get(Array, Slot, 1),
     {Slot, Count + atomics:get(Array, 2 * Counter + 3 - Slot)}.
 
+%% The same, unless the node has as many as it takes. It is counted first and looked at then: of two callers
+%% that come at once only one gets the last place.
+-spec try_enter(counter()) -> {slot(), integer()} | full.
+try_enter(Counter) ->
+    Array = array(),
+    {Slot, Count} = enter(Array, Counter),
+    case Count + atomics:get(Array, Counter + ?OTHERS) =< atomics:get(Array, Counter + ?LIMIT) of
+        true -> {Slot, Count};
+        false -> leave(Array, Slot), full
+    end.
+
 -spec leave(atomics:atomics_ref(), slot()) -> ok.
 leave(Array, Slot) ->
     atomics:sub(Array, Slot, 1).
@@ -59,6 +79,23 @@ leave(Array, Slot) ->
 in_flight(Counter) ->
     Array = array(),
     atomics:get(Array, Counter + 1) + atomics:get(Array, Counter + 2).
+
+%% What the node has said: how many calls others have there, how many it runs at once, and how many it takes.
+-spec report(counter(), non_neg_integer(), pos_integer(), pos_integer()) -> ok.
+report(Counter, Others, Slots, Limit) ->
+    Array = array(),
+    atomics:put(Array, Counter + ?OTHERS, Others),
+    atomics:put(Array, Counter + ?SLOTS, Slots),
+    atomics:put(Array, Counter + ?LIMIT, Limit),
+    atomics:put(Array, Counter + ?REPORTED, erlang:monotonic_time(millisecond)).
+
+%% How loaded the node is: calls of this VM, of others, how many it runs and takes, milliseconds since it said so.
+-spec load(counter()) -> load().
+load(Counter) ->
+    Array = array(),
+    #{in_flight => in_flight(Counter), others => atomics:get(Array, Counter + ?OTHERS),
+      slots => atomics:get(Array, Counter + ?SLOTS), limit => atomics:get(Array, Counter + ?LIMIT),
+      reported => erlang:monotonic_time(millisecond) - atomics:get(Array, Counter + ?REPORTED)}.
 
 %% Calls that began in the slot that has not been used since the last turn have ended, or are among
 %% those that are watched, whose slots are given. What is left of it was counted by callers that were

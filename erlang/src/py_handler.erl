@@ -107,7 +107,7 @@ run(Name, Args) ->
 run_exported(Name, Args) ->
     case exported(Name, Args) of
         {M, F, A} ->
-            case may_call(M, F, py_table:may_call()) of
+            case py_remote:for_python(M, F, length(A)) orelse may_call(M, F, py_table:may_call()) of
                 true -> {ok, apply(M, F, A), []};
                 false -> {error, {not_allowed, {M, F}}, []}
             end;

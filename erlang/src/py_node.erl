@@ -25,7 +25,7 @@
 %% and of py_home, which has what the node sends (docs/protocol.md, "The application pynode"),
 %%
 %%      {home, Items, Ended}             a list has come; Items are {started, Ref}, {ended, Ref}, {log, ...},
-%%                                       {py_call, ...}, {py_drop, ...}
+%%                                       {load, Map}, {py_call, ...}, {py_drop, ...}
 %%      {ended, [{Owner, Count}]}        so many of the owner's calls have been answered
 -module(py_node).
 
@@ -44,11 +44,16 @@
 -define(ATTACH_LIMIT, 10000).
 -define(STUCK, 5000).          % after which a cancelled call that has not ended is logged
 -define(TURN, 5000).           % of the two counters
+-define(SENT_AHEAD, 4).        % calls of a pool beyond those that can run, at least; at most,
+-define(AHEAD_MAX, 256).
+-define(AHEAD_TIME, 5).        % as many as it did in so many ms
 
 -record(s, {node :: node(),
             to :: {pynode, node()},
             options :: options(),
             counter :: py_counter:counter(),
+            slots = 1 :: pos_integer(),      % how many calls it can run at once
+            calls = none :: {integer(), non_neg_integer()} | none, % when it reported last, and how many it had run
             home :: pid(),
             asked = 0 :: non_neg_integer(),  % batches on their way, less messages that have come back
             started = #{} :: #{reference() => true},
@@ -105,9 +110,12 @@ init(Parent, Node, Options) ->
     To ! {attach, Home},
     receive
         {py_attached, Info} ->
+            Slots = maps:get(min_workers, Info, 1),
+            py_counter:report(Counter, 0, Slots, Slots + ?SENT_AHEAD),
             py_coordinator:attached(self(), Node, Info, Counter),
             erlang:send_after(?TURN, self(), turn),
-            loop(#s{node = Node, to = To, options = Options, counter = Counter, home = Home});
+            loop(#s{node = Node, to = To, options = Options, counter = Counter, home = Home,
+                    slots = Slots});
         {'DOWN', Monitor, process, _, noconnection} ->
             exit({shutdown, {not_reachable, Node}});
         {'DOWN', _, process, _, _} ->
@@ -292,6 +300,8 @@ hear([{py_drop, Id} | Items], S = #s{functions = Functions}) ->
         {Pid, Left} -> exit(Pid, kill), hear(Items, S#s{functions = Left});
         error -> hear(Items, S)
     end;
+hear([{load, Load} | Items], S) when is_map(Load) ->
+    hear(Items, loaded(Load, S));
 hear([Log | Items], S) when element(1, Log) =:= log ->
     py_log:log(S#s.node, Log),
     hear(Items, S);
@@ -299,6 +309,20 @@ hear([_Unknown | Items], S) -> % of a newer node
     hear(Items, S);
 hear([], S) ->
     S.
+
+%% How many calls of pools are sent there from now on. Blocked ones leave room for others; of short ones many are sent
+%% ahead, so that they come in batches.
+loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, calls = Before}) ->
+    Now = erlang:monotonic_time(millisecond),
+    #{others := Others, blocked := Blocked, calls := Calls} = maps:merge(#{others => 0, blocked => 0, calls => 0}, Load),
+    Rate = case Before of
+               {Then, Count} when Now > Then, Calls > Count -> (Calls - Count) * ?AHEAD_TIME div (Now - Then);
+               _ -> 0
+           end,
+    Ahead = max(?SENT_AHEAD, min(?AHEAD_MAX, Rate)),
+    py_counter:report(Counter, Others, Slots, Slots + Blocked + Ahead),
+    py_table:set_load(Node, Load),
+    S#s{calls = {Now, Calls}}.
 
 %%% ------------------------------------------------------------------ calls that have a row
 
@@ -472,6 +496,7 @@ leave(Reason, Batch, S) ->
 %% this process ends: then the table may go.
 -spec finish(term(), [tuple()], #s{}) -> no_return().
 finish(Reason, Batch, S0 = #s{home = Home, unsent = Unsent}) ->
+    py_table:set_load(S0#s.node, none),
     [never_sent(Request, S0) || Request <- lists:flatten(lists:reverse(Unsent)) ++ lists:reverse(Batch)],
     S = finish_mailbox(S0),
     [exit(Pid, kill) || Pid <- maps:values(S#s.functions)], % nobody waits for them any more

@@ -8,12 +8,13 @@
 
 -compile({no_auto_import, [nodes/1]}).
 
--export([app_env/1, nodes/1, args/1]).
--export_type([env/0, spec/0, restart/0, may_call/0, bad_option/0]).
+-export([app_env/1, nodes/1, pool/2, args/1]).
+-export_type([env/0, spec/0, pool/0, restart/0, may_call/0, bad_option/0]).
 
 -type bad_option() :: {error, {bad_option, term()}}.
 
 -type env() :: #{nodes := [spec()],
+                 pools := #{atom() => pool()},
                  distribution := auto | required,
                  python_may_call := may_call(),
                  program := string() | undefined}.
@@ -55,7 +56,18 @@
                   rlimits := #{as => pos_integer(), cpu => pos_integer(), nofile => pos_integer()},
                   cgroup := #{memory_max => pos_integer(), cpu_max => pos_integer(),
                               parent => string()},
-                  labels := map()}.
+                  labels := map(),
+                  code => term(),
+                  pool => atom()}.
+
+%% A pool: a specification for each node that it starts, still without a name; and with none those with its labels.
+-type pool() :: #{specs := [spec()],
+                  labels := map() | none,
+                  strategy := least_loaded | random,
+                  max_queue := non_neg_integer(),
+                  max_tasks => pos_integer(),
+                  max_age => pos_integer(),
+                  max_rss => pos_integer()}.
 
 -type restart() :: #{intensity := non_neg_integer(),
                      period := pos_integer(),
@@ -79,7 +91,7 @@
 %% '''
 -spec app_env([{atom(), term()}]) -> {ok, env()} | bad_option().
 app_env(Env) ->
-    Default = #{nodes => [#{}], distribution => auto, python_may_call => all, program => undefined},
+    Default = #{nodes => [#{}], pools => #{}, distribution => auto, python_may_call => all, program => undefined},
     checked(fun app_option/2, maps:merge(Default, maps:remove(included_applications, maps:from_list(Env)))).
 
 %% @doc Checks the value of the key `nodes', a list of maps: one specification for each node, with
@@ -95,6 +107,49 @@ nodes(Maps) when is_list(Maps), length(Maps) >= 0 ->
 nodes(_) ->
     bad(nodes).
 
+%% @doc Checks what a pool is started with. `nodes' is how many, `auto' for one a scheduler, or a list of
+%% specifications; those get the labels, too. Without `nodes' the pool has all nodes of the cluster with its labels.
+%%
+%% ```
+%% {ok, #{specs := [_, _], strategy := least_loaded}} = py_options:pool(ml, #{nodes => 2}).
+%% '''
+-spec pool(term(), term()) -> {ok, pool()} | bad_option().
+pool(Name, Map) when is_map(Map) ->
+    Defaults = #{nodes => none, labels => #{}, strategy => least_loaded, max_queue => 10000},
+    case {alive(Name), checked(fun(Key, V) -> pool_option(Key, V, Name) end, maps:merge(Defaults, Map))} of
+        {error, _} -> bad(pool);
+        {_, {ok, #{nodes := none} = Pool}} -> {ok, (maps:remove(nodes, Pool))#{specs => []}};
+        {_, {ok, #{nodes := Specs, labels := Labels} = Pool}} ->
+            Labelled = [Spec#{labels => maps:merge(Labels, Own), pool => Name} || #{labels := Own} = Spec <- Specs],
+            {ok, (maps:remove(nodes, Pool))#{specs => Labelled, labels => none}};
+        {_, Bad} -> Bad
+    end;
+pool(_, _) ->
+    bad(options).
+
+pool_option(nodes, none, _) -> {ok, none};
+pool_option(nodes, 0, _) -> {ok, []};
+pool_option(nodes, V, Name) when is_integer(V); V =:= auto -> pool_specs([#{count => V}], Name);
+pool_option(nodes, V, Name) when is_list(V), length(V) >= 0 -> pool_specs(V, Name);
+pool_option(labels, V, _) when is_map(V) -> {ok, V};
+pool_option(strategy, V, _) -> one_of(V, [least_loaded, random]);
+pool_option(max_queue, V, _) -> number(V, 0, ?QUEUE_MAX);
+pool_option(max_tasks, V, _) -> number(V, 1, 1 bsl 62);
+pool_option(max_age, V, _) -> number(V, 1, 1 bsl 62);
+pool_option(max_rss, V, _) -> number(V, 1, 1 bsl 62);
+pool_option(_, _, _) -> error.
+
+%% Their own names are given later: here all may have the pool's.
+pool_specs(Maps, Name) ->
+    Named = [case Map of
+                 #{} -> spec(Map#{name => Name});
+                 _ -> bad(nodes)
+             end || Map <- Maps],
+    case [Bad || {error, _} = Bad <- Named] of
+        [] -> {ok, lists:append([Specs || {ok, Specs} <- Named])};
+        [Bad | _] -> Bad
+    end.
+
 %% @doc The options of the program that a specification asks for.
 %%
 %% ```
@@ -108,6 +163,7 @@ args(Spec) ->
 %%% ---------------------------------------------------------------- the application
 
 app_option(nodes, V) -> nodes(V);
+app_option(pools, V) when is_map(V) -> checked(fun pool/2, V);
 app_option(distribution, V) -> one_of(V, [auto, required]);
 app_option(python_may_call, V) -> may_call(V);
 app_option(program, undefined) -> {ok, undefined};
@@ -207,6 +263,7 @@ option(restart, V) -> restart(V);
 option(rlimits, V) -> inner(V, fun rlimit/2);
 option(cgroup, V) -> inner(V, fun cgroup/2);
 option(labels, V) when is_map(V) -> {ok, V};
+option(code, V) -> {ok, V};
 option(_, _) -> error.
 
 restart(V) when is_map(V) ->

@@ -108,7 +108,7 @@ restart(Port) ->
 %% #{state := ready, os_pid := 4711, starts := 1, last_end := undefined} = py_port:info(Port).
 %% '''
 -spec info(pid()) -> #{state := waiting | starting | ready | stopping | given_up,
-                       name := atom(), node := node(), os_pid := pos_integer() | undefined,
+                       name := atom(), node := node(), spec := py_options:spec(), os_pid := pos_integer() | undefined,
                        starts := non_neg_integer(), ends := [how()],
                        last_end := how() | undefined, output := [binary()]}.
 info(Port) ->
@@ -419,8 +419,8 @@ event(Level, Format, Args, Data = #data{node = Node, output = Output}) ->
 meta(#data{node = Node}) ->
     #{node => Node, pid => self()}.
 
-facts(State, #data{spec = #{name := Name}, node = Node, os_pid = OsPid, starts = Starts, ends = Ends, lines = Lines}) ->
-    #{state => State, name => Name, node => Node, os_pid => OsPid, starts => Starts, ends => hows(Ends),
+facts(State, #data{spec = #{name := Name} = Spec, node = Node, os_pid = OsPid, starts = Starts, ends = Ends, lines = Lines}) ->
+    #{state => State, name => Name, node => Node, spec => Spec, os_pid => OsPid, starts => Starts, ends => hows(Ends),
       last_end => case Ends of [] -> undefined; [{_, _, How} | _] -> How end,
       output => lists:reverse(Lines)}.
 

@@ -141,7 +141,7 @@ wire(Wire, Window, _) ->
 init(Owner, Ref, Mode, {M, F, Args}, {ok, Key, Where, _, _, Timeout}, Wire = #{stream := Window}) ->
     erlang:monitor(process, Owner),
     Mode =:= collect orelse registered(Owner, Ref),
-    case py_call:pick(py_table:nodes(Key), Wire) of
+    case py_call:pick(py_call:nodes(Key), Wire) of
         {Node, Pid, Counter} ->
             Timeout =:= infinity orelse erlang:send_after(Timeout, self(), {give_up, {error, timeout}}),
             {Slot, _} = py_counter:enter(py_counter:array(), Counter),

@@ -5,6 +5,8 @@
 %%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
 %%                    {{answerer, Pid}, PyNode | none}: who takes rows out of py_calls
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
+%%                    {{pool, Pool}, Options}: those that were started here; {{used, Pool}, true}: called from here
+%%                    {{load, Node}, Load}: what it has last reported
 %%      py_calls      row() of each call that spawn_call and others have begun (py_task). Who takes the row
 %%                    answers, and nobody else: there is one answer, whatever ends meanwhile
 %%      py_streams    {Ref, Pid} of each py_stream whose reader gets messages
@@ -13,7 +15,8 @@
 %%
 %% What a call reads, and only the coordinator writes, is a persistent term, so that it is not copied: a map of the
 %% nodes {{Node, Pid, Counter}, ...} by `default', {node, Node} and {name, Name}. It is replaced when a node comes or
-%% goes, as a whole.
+%% goes, as a whole. Another one has the pools, and is written by py_cluster; a third which modules and functions are
+%% called in a pool by themselves (routes/0).
 %%
 %% The tables go with the application: who comes later finds nothing in them, and nothing is kept. py_calls is the
 %% supervisor's, so that no answer is lost with this process, and is called py_calls_closed while this does not run.
@@ -22,18 +25,22 @@
 -behaviour(gen_server).
 
 -export([start_link/0, new_calls/0]).
--export([nodes/1, set_nodes/1]).
+-export([nodes/1, set_nodes/1, pools/0, set_pools/1, used_pools/0, set_used_pool/1]).
+-export([set_load/2, load/1, set_pool/2, remove_pool/1, pool_options/0]).
+-export([routes/0, set_route/2]).
 -export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
--export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, settle/0, tell/4, take_call/1, call/1, is_call/1, pids_of_calls/0, calls_of/1, calls_of/2]).
+-export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, pids_of_calls/0, calls_of/1, calls_of/2]).
 -export([add_stream/2, remove_stream/1, stream/1]).
 -export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
 -export([init/1, handle_call/3, handle_cast/2, terminate/2]).
 
--export_type([entry/0, key/0, row/0, row_tag/0, owner/0]).
+-export_type([entry/0, key/0, pool/0, row/0, row_tag/0, owner/0]).
 
 -type entry() :: {node(), pid(), py_counter:counter()}.
 -type key() :: default | {node, node()} | {name, atom()}.
+-type pool() :: #{entries := tuple(), labels := #{node() => map()}, strategy := least_loaded | random,
+                  max_queue := non_neg_integer(), used := boolean()}.
 -type owner() :: pid() | none. % whose end cancels it
 -type row() :: {reference(), PyNode :: pid(), owner(), row_tag(), Module :: atom() | binary(),
                 Function :: atom() | binary(), Timer :: reference() | none}.
@@ -41,6 +48,9 @@
                  | {batch, reference(), pos_integer()} % the owner gets {reference(), pos_integer(), Result}
                  | {notify, pid(), term()}    % that process gets {async_result, Term, Result}
                  | none.
+
+-define(POOLS, py_pools).
+-define(ROUTES, py_routes).
 
 -spec start_link() -> gen_server:start_ret().
 start_link() ->
@@ -57,7 +67,7 @@ new_calls() ->
 init([]) ->
     process_flag(trap_exit, true),
     py_counter:init(),
-    set_nodes(#{}),
+    empty_terms(),
     new_calls(),
     ets:new(py_nodes, [named_table, public, {read_concurrency, true}]),
     ets:new(py_streams, [named_table, public, {write_concurrency, true}]),
@@ -83,7 +93,7 @@ handle_cast(_Request, State) ->
 
 -spec terminate(term(), none) -> ok.
 terminate(_Reason, none) ->
-    set_nodes(#{}),
+    empty_terms(),
     close_calls(),
     ok.
 
@@ -99,6 +109,68 @@ nodes(Key) ->
 -spec set_nodes(#{key() => [entry(), ...]}) -> ok.
 set_nodes(Nodes) ->
     persistent_term:put(?MODULE, maps:map(fun(_, Entries) -> list_to_tuple(Entries) end, Nodes)).
+
+-spec pools() -> #{py_cluster:pool() => pool()}.
+pools() ->
+    persistent_term:get(?POOLS, #{}).
+
+-spec set_pools(#{py_cluster:pool() => pool()}) -> ok.
+set_pools(Pools) ->
+    persistent_term:put(?POOLS, Pools).
+
+%% By {Module, Function} or {Module, any}.
+-spec routes() -> #{{binary(), binary() | any} => py_cluster:pool()}.
+routes() ->
+    persistent_term:get(?ROUTES, #{}).
+
+-spec set_route({binary(), binary() | any}, py_cluster:pool() | none) -> ok.
+set_route(What, none) ->
+    persistent_term:put(?ROUTES, maps:remove(What, routes()));
+set_route(What, Pool) ->
+    persistent_term:put(?ROUTES, maps:put(What, Pool, routes())).
+
+empty_terms() ->
+    set_nodes(#{}),
+    set_pools(#{}),
+    persistent_term:put(?ROUTES, #{}).
+
+%% Pools whose nodes are wanted on this VM.
+-spec used_pools() -> [py_cluster:pool()].
+used_pools() ->
+    lists:append(ets:match(py_nodes, {{used, '$1'}, true})).
+
+-spec set_used_pool(py_cluster:pool()) -> ok.
+set_used_pool(Pool) ->
+    ets:insert(py_nodes, {{used, Pool}, true}),
+    ok.
+
+%% What was started here, by the process that starts it again.
+-spec set_pool(py_cluster:pool(), py_options:pool()) -> ok | {error, not_started}.
+set_pool(Pool, Options) ->
+    insert(py_nodes, {{pool, Pool}, Options}).
+
+-spec remove_pool(py_cluster:pool()) -> ok | {error, not_started}.
+remove_pool(Pool) ->
+    delete(py_nodes, {pool, Pool}).
+
+-spec pool_options() -> #{py_cluster:pool() => py_options:pool()}.
+pool_options() ->
+    try ets:match(py_nodes, {{pool, '$1'}, '$2'}) of
+        Found -> maps:from_list([{Pool, Options} || [Pool, Options] <- Found])
+    catch
+        error:badarg -> #{}
+    end.
+
+-spec set_load(node(), map() | none) -> ok | {error, not_started}.
+set_load(Node, none) -> delete(py_nodes, {load, Node});
+set_load(Node, Load) -> insert(py_nodes, {{load, Node}, Load}).
+
+-spec load(node()) -> map().
+load(Node) ->
+    case lookup(py_nodes, {load, Node}) of
+        [{_, Load}] -> Load;
+        [] -> #{}
+    end.
 
 %% Whether nobody had the counter; Pid has it now.
 -spec take_counter(pos_integer(), pid()) -> boolean().
@@ -179,7 +251,7 @@ answer_calls(Answers) ->
     spawn(fun() ->
                   add_answerer(none),
                   [answer_call(Ref, Result) || {Ref, Result} <- Answers],
-                  delete(py_nodes, {answerer, self()})
+                  remove_answerer()
           end),
     ok.
 
@@ -187,6 +259,10 @@ answer_calls(Answers) ->
 -spec add_answerer(pid() | none) -> ok | {error, not_started}.
 add_answerer(PyNode) ->
     insert(py_nodes, {{answerer, self()}, PyNode}).
+
+-spec remove_answerer() -> ok | {error, not_started}.
+remove_answerer() ->
+    delete(py_nodes, {answerer, self()}).
 
 %% When this returns, whoever had taken a row has sent the answer: each has come to where it hears signals.
 -spec settle() -> ok.

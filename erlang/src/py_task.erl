@@ -49,9 +49,13 @@ on_loop(_, Checked) ->
 
 %% Its result goes where the tag says; in any case there will be one.
 -spec start(py_table:row_tag(), py_table:owner(), name(), name(), list(), py_call:checked()) -> reference().
+start(Tag, Owner, M, F, Args, {ok, {pool, _, _}, _, _, _, _} = Checked) ->
+    Ref = make_ref(),
+    py_pool_call:start(Ref, Tag, Owner, M, F, Args, Checked),
+    Ref;
 start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
     Ref = make_ref(),
-    case py_call:pick(py_table:nodes(Key), Wire) of
+    case py_call:pick(py_call:nodes(Key), Wire) of
         {Node, Pid, _} -> start_at(Node, Pid, {Ref, Pid, Owner, Tag, M, F, start_timer(Timeout, Pid, Ref)}, Args, Wire);
         none -> py_table:tell(Tag, Owner, Ref, down(Where, not_started))
     end,
@@ -76,7 +80,7 @@ down(Node, Progress) -> {error, {node_down, Node, Progress}}.
 %% Nobody is told how it ends. One to a node that is not there is dropped, as a message would be.
 -spec cast(name(), name(), list(), py_call:checked()) -> ok.
 cast(M, F, Args, {ok, Key, _, Wire, Queued, _}) ->
-    case py_call:pick(py_table:nodes(Key), Wire) of
+    case py_call:pick(py_call:nodes(Key), Wire) of
         none -> ok;
         {_, Pid, _} when Queued -> Pid ! {cast, M, F, Args, Wire}, ok;
         {Node, _, _} -> erlang:send({pynode, Node}, {cast, M, F, Args, Wire}, [noconnect]), ok
@@ -168,9 +172,17 @@ until(End) -> max(0, End - erlang:monotonic_time(millisecond)).
 
 in_order(Results) -> [Result || {_, Result} <- lists:keysort(1, Results)].
 
-%% One message for all that go to one node.
+%% One message for all that go to one node; in a pool each finds its own place.
+begin_all(Named, Timeout, {ok, {pool, _, _}, _, Wire, _, _} = Checked) ->
+    [case request(Call, Wire) of
+         {ok, M, F, Args, Options} ->
+             InPool = setelement(6, setelement(4, Checked, Options), Timeout),
+             py_pool_call:start(Ref, Tag, self(), M, F, Args, InPool);
+         Error ->
+             py_table:tell(Tag, self(), Ref, Error)
+     end || {Ref, Tag, Call} <- Named];
 begin_all(Named, Timeout, {ok, Key, Where, Wire, _, _}) ->
-    case py_table:nodes(Key) of
+    case py_call:nodes(Key) of
         {} ->
             tell_all(Named, down(Where, not_started));
         Entries when map_size(Wire) =:= 0; not is_map_key(queue, Wire) ->

@@ -20,7 +20,12 @@ init(Options) ->
            worker(py_handler_sup, [], 5000),
            sup(py_node_sup),
            sup(py_port_sup),
-           worker(py_coordinator, [Options], 5000)]}}.
+           worker(py_coordinator, [Options], 5000),
+          #{id => pg, start => {pg, start_link, [pynode]}},
+          worker(py_backlog, [], 5000),
+          worker(py_cluster, [], 5000),
+          worker(py_remote, [], 5000),
+          #{id => py_pool_sup, start => {py_pool_sup, start_link, [Options]}, type => supervisor, shutdown => infinity}]}}.
 
 worker(Module, Args, Shutdown) ->
     #{id => Module, start => {Module, start_link, Args}, shutdown => Shutdown}.

@@ -226,3 +226,32 @@ args_test_() ->
       ?_assertEqual([], args(#{name => a, program => "/p", python => "3.11", env => [{"A", "1"}], start_timeout => 5,
                                kill_after => 5, rlimits => #{cpu => 1}, cgroup => #{cpu_max => 1},
                                labels => #{a => 1}}))}].
+
+pool_test_() ->
+    Bad = fun(Key, Map) -> ?_assertEqual({error, {bad_option, Key}}, py_options:pool(ml, Map)) end,
+    [{"nothing: the nodes of the cluster that have its labels, which are none",
+      ?_assertMatch({ok, #{specs := [], labels := Labels, strategy := least_loaded, max_queue := 10000}} when Labels =:= #{},
+                    py_options:pool(ml, #{}))},
+     {"so many nodes", ?_assertMatch({ok, #{specs := [#{pool := ml}, #{pool := ml}], labels := none}},
+                                     py_options:pool(ml, #{nodes => 2}))},
+     {"one a processor",
+      fun() ->
+              {ok, #{specs := Specs}} = py_options:pool(ml, #{nodes => auto}),
+              ?assertEqual(erlang:system_info(schedulers_online), length(Specs))
+      end},
+     {"a list of nodes, with labels of their own",
+      ?_assertMatch({ok, #{specs := [#{workers := 3, labels := #{zone := a, gpu := true}}, #{labels := #{zone := b}}]}},
+                    py_options:pool(ml, #{labels => #{zone => b},
+                                          nodes => [#{workers => 3, labels => #{zone => a, gpu => true}}, #{}]}))},
+     {"a limit each", ?_assertMatch({ok, #{max_tasks := 1, max_age := 2, max_rss := 3}},
+                                    py_options:pool(ml, #{max_tasks => 1, max_age => 2, max_rss => 3}))},
+     Bad(nodes, #{nodes => x}), Bad(nodes, #{nodes => [x]}), Bad(nodes, #{nodes => [#{} | x]}), Bad(count, #{nodes => -1}),
+     Bad(workers, #{nodes => [#{workers => 0}]}), Bad(labels, #{labels => []}), Bad(strategy, #{strategy => best}),
+     Bad(max_queue, #{max_queue => -1}), Bad(max_tasks, #{max_tasks => 0}), Bad(max_age, #{max_age => soon}),
+     Bad(max_rss, #{max_rss => 1.5}), Bad(node, #{node => 1}), Bad(options, []),
+     ?_assertEqual({error, {bad_option, pool}}, py_options:pool('a b', #{})),
+     ?_assertEqual({error, {bad_option, pool}}, py_options:pool("ml", #{})),
+     {"pools of the application", ?_assertMatch({ok, #{pools := #{ml := #{specs := [_]}}}},
+                                                py_options:app_env([{pools, #{ml => #{nodes => 1}}}]))},
+     ?_assertEqual({error, {bad_option, strategy}}, py_options:app_env([{pools, #{ml => #{strategy => x}}}])),
+     ?_assertEqual({error, {bad_option, pools}}, py_options:app_env([{pools, []}]))].

@@ -24,6 +24,8 @@ Being an Erlang process:
     monitor(target)            asks for a message when the target ends; demonitor(ref)
     link(pid)                  the same, both ways; unlink(pid)
     node()                     the name of this node
+    nodes()                    the Erlang nodes that there are
+    monitor_node(node)         asks for a message when one of them goes
 
 The node's event loop, which runs the tasks of Erlang:
 
@@ -48,7 +50,7 @@ Terms: int, float, str, bytes, list, tuple, dict, bool and None are what they lo
 Errors: ErlangError, with ProcessError and TimeoutError; Cancelled is raised in what was cancelled.
 
 Besides: LogHandler, for loggers that do not propagate; erlang.blocking, a native thread pool;
-erlang.testing, which pretends a node.
+erlang.cluster, the Python nodes of the cluster as an executor; erlang.testing, which pretends a node.
 
 Under plain python3, outside of a node, the types are there and the functions say that there is no node.
 
@@ -90,6 +92,8 @@ try:
         unregister,
         whereis,
     )
+
+    from ._nodes import monitor_node, nodes
 except ModuleNotFoundError:
     from ._outside import *
 
@@ -113,7 +117,9 @@ __all__ = [
     "demonitor",
     "link",
     "monitor",
+    "monitor_node",
     "node",
+    "nodes",
     "receive",
     "register",
     "register_converter",
@@ -129,7 +135,7 @@ __all__ = [
     "whereis",
 ]
 
-_MODULES = ("blocking", "errors", "testing", "types")
+_MODULES = ("blocking", "cluster", "errors", "testing", "types")
 
 
 def atom(name):

@@ -23,7 +23,9 @@ __all__ = [
     "demonitor",
     "link",
     "monitor",
+    "monitor_node",
     "node",
+    "nodes",
     "receive",
     "register",
     "register_converter",
@@ -204,6 +206,33 @@ def node():
     'py@host'
     """
     return _node("node").name
+
+
+def nodes():
+    """The Erlang node that a call goes to, and those that it sees.
+
+    >>> with testing.node():
+    ...     nodes()
+    [Atom('erl@test')]
+    """
+    return _node("nodes").nodes()
+
+
+def monitor_node(node, flag=True):
+    """The message ('nodedown', node), once, when the Erlang node has gone.
+
+    >>> with testing.node() as n:
+    ...     monitor_node('erl@host')
+    ...     n.nodedown('erl@host')
+    ...     receive()
+    (Atom('nodedown'), Atom('erl@host'))
+    """
+    _node("monitor_node").processes.monitor_node(node, bool(flag))
+
+
+def home():
+    """The node that a call of erlang.cluster goes to."""
+    return _node("cluster").home
 
 
 def register_converter(type, converter):

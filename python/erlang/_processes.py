@@ -20,7 +20,7 @@ from .errors import ErlangError, ProcessError, TimeoutError
 
 _logger = logging.getLogger("erlang.testing")
 
-_ELSEWHERE = "erl@test"  # the node of spawn()
+ELSEWHERE = "erl@test"  # the node of spawn()
 _RESERVED = ("", "rex", "net_kernel", "pynode")
 _NORMAL, _NOPROC, _NOCONNECTION = Atom("normal"), Atom("noproc"), Atom("noconnection")
 
@@ -75,6 +75,7 @@ class Processes:
         self._pids = {}
         self._names = {}
         self._refs = {}  # Ref: the monitored process
+        self._node_monitors = []  # (node, the watching process), one for each message
         self._due = deque()  # servers that have got something
         self._count = 0
         self._closed = False
@@ -113,7 +114,7 @@ class Processes:
     def spawn(self):
         """A process of another node."""
         with self._changed:
-            return self._add(_Process(self._new_pid(_ELSEWHERE)))
+            return self._add(_Process(self._new_pid(ELSEWHERE)))
 
     def _add(self, process):
         self._pids[process.pid] = process
@@ -143,6 +144,7 @@ class Processes:
     def _end(self, process, reason):
         del self._pids[process.pid]
         self._names = {n: p for n, p in self._names.items() if p is not process}
+        self._node_monitors = [m for m in self._node_monitors if m[1] is not process]
         for ref, (watcher, shown) in process.monitors.items():
             self._refs.pop(ref, None)
             self._down(watcher, ref, shown, reason)
@@ -321,10 +323,29 @@ class Processes:
                 process.monitors[ref] = (own, shown)
                 self._refs[ref] = process
             else:
-                here = name is not None or type(target) is Pid and target.node in (self.node, _ELSEWHERE)
+                here = name is not None or type(target) is Pid and target.node in (self.node, ELSEWHERE)
                 self._down(own, ref, shown, _NOPROC if here else _NOCONNECTION)
         self._settle()
         return ref
+
+    def monitor_node(self, node, flag):
+        """The calling thread gets nodedown when the node goes; or one time less."""
+        own, node = self.own(), check_node(node)
+        with self._changed:
+            if flag:
+                self._node_monitors.append((node, own))
+            elif (node, own) in self._node_monitors:
+                self._node_monitors.remove((node, own))
+
+    def nodedown(self, node):
+        """Tells those who watch the node."""
+        node = check_node(node)
+        with self._changed:
+            told = [own for name, own in self._node_monitors if name == node]
+            self._node_monitors = [m for m in self._node_monitors if m[0] != node]
+            for own in told:
+                self._deliver(own, (Atom("nodedown"), node))
+        self._settle()
 
     def demonitor(self, ref):
         """Ends a monitor."""
@@ -347,7 +368,7 @@ class Processes:
                 process.links.add(own)
                 own.links.add(process)
             else:
-                here = pid.node in (self.node, _ELSEWHERE)
+                here = pid.node in (self.node, ELSEWHERE)
                 self._exit(own, pid, _NOPROC if here else _NOCONNECTION)
         self._settle()
 
@@ -384,6 +405,17 @@ class _Job(Future):
 def _check_name(name):
     if not isinstance(name, str):
         raise TypeError(f"the name must be str, not {type(name).__name__}")
+
+
+def check_node(name):
+    """The name of an Erlang node that can be watched, as an Atom."""
+    if not isinstance(name, str):
+        raise TypeError(f"node: not a str but a {type(name).__name__}")
+    if name == ELSEWHERE:
+        raise ValueError(f"{name!r} is the node that watches: use erlang.monitor((name, node))")
+    if len(name.split("@")) != 2 or not all(name.split("@")):
+        raise ValueError(f"{name!r} is not NAME@HOST")
+    return Atom(name)
 
 
 def _check_pid(pid):

@@ -21,7 +21,8 @@ import threading
 from collections import namedtuple
 
 from . import _outside
-from ._processes import Processes, convert
+from ._processes import ELSEWHERE, Processes, convert
+from ._remote import Remote
 from ._types import Atom
 from .errors import ErlangError, TimeoutError
 
@@ -95,6 +96,8 @@ class Node:
         self.functions = dict(functions)
         self.calls = []
         self.logs = []
+        self.home = Atom(ELSEWHERE)
+        self.remote = Remote()
         self.processes = Processes(self.name)
 
     @property
@@ -129,6 +132,21 @@ class Node:
         True
         """
         self.processes.exit(pid, Atom(reason) if type(reason) is str else convert(reason, "reason"))
+
+    def nodes(self):
+        """What erlang.nodes() gives."""
+        return [self.home]
+
+    def nodedown(self, node):
+        """Pretends that an Erlang node goes: who has asked by monitor_node gets the message.
+
+        >>> with node() as n:
+        ...     erlang.monitor_node('erl@other')
+        ...     n.nodedown('erl@other')
+        ...     erlang.receive()
+        (Atom('nodedown'), Atom('erl@other'))
+        """
+        self.processes.nodedown(node)
 
     def call_server(self, name, request, caller=None, timeout=5):
         """What the registered object answers to gen_server:call; caller is the Pid that it is told.
@@ -218,13 +236,16 @@ class Node:
         if node is not None and "@" not in node:
             raise ValueError(f"node: '{node}' is not NAME@HOST")
         name, args = str(name), convert(list(args), "args")
-        self.calls.append(Call(name, args))
+        if name not in self.remote.functions:
+            self.calls.append(Call(name, args))
         return name, args
 
     def _function(self, name, args):
         """The function, and what it is called with: call('mod', 'fun', [args]) is 'mod:fun'."""
         if name in self.functions:
             return self.functions[name], args
+        if name in self.remote.functions:
+            return self.remote.functions[name], args
         if len(args) == 2 and isinstance(args[0], str) and isinstance(args[1], list):
             function = self.functions.get(f"{name}:{args[0]}")
             if function:

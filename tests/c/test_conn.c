@@ -455,30 +455,51 @@ static void test_blocking_write(void) {
     close_pair(c);
 }
 
-/* A connection by TCP that is reset: only there is such a thing. */
-static void test_reset(void) {
+/* A connection by TCP: only there is such a thing as a reset. */
+static struct conn *open_tcp(void) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    const struct linger at_once = {1, 0};
     socklen_t len = sizeof a;
     int listener = socket(AF_INET, SOCK_STREAM, 0), ours = socket(AF_INET, SOCK_STREAM, 0);
-    struct pollfd p = {.fd = ours, .events = POLLIN};
-    const char *why = "";
-    struct conn *c;
 
     if (listener < 0 || ours < 0 || bind(listener, (struct sockaddr *)&a, sizeof a) < 0 ||
         listen(listener, 1) < 0 || getsockname(listener, (struct sockaddr *)&a, &len) < 0 ||
         connect(ours, (struct sockaddr *)&a, sizeof a) < 0 ||
         (theirs = accept(listener, NULL, NULL)) < 0)
         tap_bail("no TCP on this machine: %s", strerror(errno));
-    c = conn_new(ours, "a@host");
+    close(listener);
+    return conn_new(ours, "a@host");
+}
+
+static void test_was_reset(void) {
+    const struct linger at_once = {1, 0};
+    struct conn *c = open_tcp();
+    struct pollfd p = {.fd = c->fd, .events = POLLIN};
+    const char *why = "";
+
     setsockopt(theirs, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     close(theirs);
-    close(listener);
     if (poll(&p, 1, 10000) != 1)
         tap_bail("the reset does not come");
     is_int(conn_read(c, &why), CONN_CLOSED, "a connection that is reset is at its end");
     is_str(why, strerror(ECONNRESET), "for that reason");
     conn_unref(c);
+}
+
+/* Whatever waits to be acknowledged, and whoever holds a reference still. */
+static void test_reset(void) {
+    struct conn *c = open_tcp();
+    struct pollfd p = {.fd = theirs, .events = POLLIN};
+    char byte;
+
+    conn_reset(c);
+    ok(poll(&p, 1, 10000) == 1, "the peer of a connection that we reset knows");
+    ok(recv(theirs, &byte, 1, 0) < 0 && errno == ECONNRESET, "that it is at its end");
+    is_int(send(c->fd, "", 1, MSG_NOSIGNAL), -1, "nothing can be sent to it any more");
+    close_pair(c);
+    c = open_pair();
+    conn_reset(c);
+    is_int(recv(theirs, &byte, 1, MSG_DONTWAIT), 0, "one that is not by TCP is shut down");
+    close_pair(c);
 }
 
 static void test_unread(void) {
@@ -647,6 +668,7 @@ int main(void) {
     test_closed();
     test_await();
     test_blocking_write();
+    test_was_reset();
     test_reset();
     test_unread();
     test_references();

@@ -35,6 +35,7 @@ static struct control_facts facts = {.node = "py@h",
                                      .version = "1.2",
                                      .python = "3.11.2",
                                      .erlang = "5.3",
+                                     .workers = 3,
                                      .max_workers = 7,
                                      .may_drain = true,
                                      .drain = drain_cb};
@@ -125,7 +126,7 @@ static void test_starting(void) {
     is_str(ask("ready"), "false", "a node that starts is not ready");
     is_str(status(),
            "#{state=>starting,node=>py@h,version=><<\"1.2\">>,python=><<\"3.11.2\">>,os_pid=>N,"
-           "uptime=>N,workers=>0,max_workers=>7,running=>0,blocked=>0,queued=>0,tasks=>0,registered=>0" NONE "}",
+           "uptime=>N,workers=>0,min_workers=>3,max_workers=>7,running=>0,blocked=>0,queued=>0,tasks=>0,registered=>0" NONE "}",
            "and says so in its status");
     is_str(ask("threads"), "[]", "there are no threads yet");
     control_set_ready();
@@ -318,7 +319,7 @@ static void test_threads(void) {
            "[#{worker=>2,state=>idle,call=>none,ms=>0}|"
            "[#{worker=>1,state=>idle,call=>none,ms=>0}]]",
            "both are listed");
-    has_str(status(), ",workers=>2,max_workers=>7,running=>0,", "and counted");
+    has_str(status(), ",workers=>2,min_workers=>3,max_workers=>7,running=>0,", "and counted");
 
     run(first, 1);
     text = ask("threads");
@@ -349,7 +350,7 @@ static void test_threads(void) {
     run(queued, 4);
     has_str(mask(ask("threads"), "ms=>"), "state=>running,call=>{m,f},ms=>N,thread=>new}",
             "and that of a single request");
-    has_str(status(), ",workers=>2,max_workers=>7,running=>4,", "they run beside the pool");
+    has_str(status(), ",workers=>2,min_workers=>3,max_workers=>7,running=>4,", "they run beside the pool");
 
     pthread_mutex_lock(&lock);
     release = true;

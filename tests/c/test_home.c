@@ -496,7 +496,7 @@ static const char *report_in(const char *frames) {
 static uint64_t calls, errors;
 
 static const char *report(const char *state, int queued, int more_calls, int more_errors) {
-    return line("{load,#{state=>%s,running=>0,queued=>%d,tasks=>0,workers=>0,max_workers=>7,calls=>%d,"
+    return line("{load,#{state=>%s,others=>0,running=>0,blocked=>0,queued=>%d,tasks=>0,workers=>0,min_workers=>0,max_workers=>7,calls=>%d,"
                 "errors=>%d,rss=>N,gil_wait=>0}}]",
                 state, queued, (int)calls + more_calls, (int)errors + more_errors);
 }
@@ -581,6 +581,13 @@ static void test_reports(void) {
     ok(home_report(now += SECOND), "when there is room");
     has_str(got(&a), TO(H) "[{load,", "it is told");
     got(&c); /* which may have seen the memory change */
+    say(&a, CALL(R1));
+    ok(home_report(now += SECOND), "one of them sends a request");
+    has_str(got(&a), ",others=>0,", "that is not another's to itself");
+    has_str(got(&c), ",others=>1,", "but to the other one");
+    answer_all();
+    got(&a);
+    got(&c);
     buf_done(&waiting);
     say(&a, "{detach," H "}");
     ok(gone(&c), "both go");

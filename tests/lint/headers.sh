@@ -16,7 +16,7 @@ lint_files './*.c' './*.h' | without_header 1 '^/\* NAME - ' | lint_rule "C: /* 
 lint_files './*.erl' | sed 's/[.]erl$//' | while read -r file; do
     grep -vx -m 1 '%% @private' "$file.erl" | grep -q "^%% ${file##*/}\([.]erl\)\{0,1\} - " || echo "$file.erl: line 1"
 done | lint_rule "Erlang: %% name - what it is"
-lint_files './*.sh' './run' './check' './tests/live/run-*' './tests/matrix' './bench/run-*' |
+lint_files './*.sh' './run' './check' './tests/live/run-*' './tests/cluster/run-*' './tests/matrix' './bench/run-*' |
     without_header 2 '^# NAME - ' | lint_rule "shell: # name - what it is, below the first line"
 lint_files './*.py' | while read -r file; do
     head -n 5 "$file" | grep -q '^r\{0,1\}"""' || echo "$file"

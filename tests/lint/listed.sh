@@ -14,7 +14,7 @@ echo 1..8
 lint_files './cnode/*.[ch]' | unlisted | lint_rule "the program's sources"
 lint_files './tests/c/test_*.c' './tests/fuzz/fuzz_*.c' | sed 's/[.]c$//' | unlisted |
     lint_rule "the C tests and fuzz targets"
-lint_files './tests/*/live_*.erl' | unlisted | lint_rule "the live tests"
+lint_files './tests/*/live_*.erl' './tests/cluster/cluster_*.erl' | unlisted | lint_rule "the live tests and those of clusters"
 lint_files './erlang/src/*.?rl' './erlang/include/*' './erlang/test/*' | unlisted |
     lint_rule "the application and its EUnit tests"
 lint_files './tests/py/test_*.py' './tests/py/plain_*.py' | unlisted | lint_rule "the tests in Python"

@@ -23,7 +23,7 @@ for name in sys.argv[1:]:
     except (SyntaxError, SyntaxWarning, DeprecationWarning, UnicodeDecodeError) as e:
         print(f"{name}: {e}")
 ' | lint_rule "Python files parse"
-lint_files './*.sh' './*.inc' './run' './check' './.ci/run' './tests/matrix' './tests/live/run-*' \
+lint_files './*.sh' './*.inc' './run' './check' './.ci/run' './tests/matrix' './tests/live/run-*' './tests/cluster/run-*' \
     './bench/run-*' | while read -r file; do
     sh -n "$file" 2>&1
 done | lint_rule "shell scripts parse"

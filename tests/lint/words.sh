@@ -6,7 +6,7 @@
 written() {
     lint_files './*.c' './*.h' './*.erl' './*.escript' './*.py' './*.pyi' './*.sh' './*.inc' \
         './m4/*' './*.md' './*.in' './*.ac' './*.am' './*.steps' './run' './check' './.ci/run' \
-        './*.exs' './tests/matrix' './tests/live/run-*' './bench/run-*' './erlang/*' |
+        './*.exs' './tests/matrix' './tests/live/run-*' './tests/cluster/run-*' './bench/run-*' './erlang/*' |
         grep -v -e '^tests/lint/words[.]sh$' -e '^config[.]h[.]in$' -e '^Makefile[.]in$'
 }
 

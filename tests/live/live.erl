@@ -13,7 +13,7 @@
 -export([signal/2, os_signal/2, wait_exit/1, wait_exit/2, wait_line/2, wait_line/3, mark/1, lines/1, stdout/1]).
 -export([gate/0, entered/1, open/1]).
 -export([ms/1, within/2, timed/1, eventually/1, eventually/2, expect/2, flush/0, pmap/2, note/2]).
--export([error_of/1, exit_of/1]).
+-export([error_of/1, exit_of/1, is_odd/1]).
 
 -define(CASE_LIMIT, 60000).
 -define(WAIT_LIMIT, 15000).
@@ -138,9 +138,11 @@ end_nodes() ->
 
 %% Lines that no healthy node writes: of a sanitizer, valgrind, the interpreter's end, an abort.
 odd_lines(Proc) ->
-    [L || L <- lines(Proc),
-          re:run(L, "Sanitizer|runtime error:|Fatal Python|fatal|ERROR SUMMARY: [1-9]|"
-                 "Exception ignored|assert", [{capture, none}]) =:= match].
+    [L || L <- lines(Proc), is_odd(L)].
+
+is_odd(Line) ->
+    re:run(Line, "Sanitizer|runtime error:|Fatal Python|fatal|ERROR SUMMARY: [1-9]|"
+           "Exception ignored|assert", [{capture, none}]) =:= match.
 
 %%% ------------------------------------------------------------- time and waiting
 

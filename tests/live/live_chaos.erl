@@ -185,7 +185,7 @@ restart_with(Specs) ->
     {ok, _} = application:ensure_all_started(pynode).
 
 stand_in_killed(#{node := Node}) ->
-    [{_, {{Node, Pid, _}}}] = ets:lookup(py_nodes, {node, Node}),
+    {{Node, Pid, _}} = py_table:nodes({node, Node}),
     Gate = #{port := Port} = live:gate(),
     Ref = py:spawn_call(gate, wait, [Port], #{}, infinity),
     Call = spawn_monitor(fun() -> exit({result, py:call(gate, wait, [Port], #{}, infinity)}) end),

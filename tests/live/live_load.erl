@@ -5,7 +5,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--define(KEYS, [calls, errors, gil_wait, max_workers, queued, rss, running, state, tasks, workers]).
+-define(KEYS, [blocked, calls, errors, gil_wait, max_workers, min_workers, others, queued, rss, running, state, tasks, workers]).
 -define(BEAT, 5000).
 
 setup() ->

@@ -6,7 +6,7 @@ import importlib
 import erlang
 from tap import equal
 
-PUBLIC = ("errors", "testing", "types")
+PUBLIC = ("cluster", "errors", "testing", "types")
 
 
 def module(name):

@@ -27,7 +27,9 @@ CALLS = {
     "demonitor": (None,),
     "link": (None,),
     "monitor": ("a",),
+    "monitor_node": ("a@b",),
     "node": (),
+    "nodes": (),
     "receive": (),
     "register": ("a",),
     "schedule": ("f",),
@@ -206,6 +208,11 @@ def _():
     for method in tree["Node"].body:
         if isinstance(method, ast.FunctionDef) and not method.decorator_list:
             equal(parameters(method), runtime_parameters(getattr(testing.Node, method.name)))
+    tree, cluster = defined(stub("cluster")), package.module("cluster")
+    for name in ("put", "aput"):
+        equal(parameters(tree[name]), runtime_parameters(getattr(cluster, name)))
+    for method in tree["Executor"].body:
+        equal((method.name, parameters(method)), (method.name, runtime_parameters(getattr(cluster.Executor, method.name))))
 
 
 @case("nothing is loaded that is not needed")

@@ -5,14 +5,17 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import logging
+import operator
 import pickle
 import sys
 import threading
+import time
 
 import erlang
 import tap
-from erlang import Atom, ErlangError, call, double_it, testing
+from erlang import Atom, ErlangError, call, cluster, double_it, testing
 from erlang._threads import watch
+from erlang.cluster import Executor, put
 from tap import equal, raises, wait_for
 
 CASES = []
@@ -572,6 +575,89 @@ def _():
         raises(erlang.TimeoutError, n.call_server, "busy", 2, timeout=0.01, text="no answer from 'busy' in time")
         gate.set()
         equal(future.result(LIMIT), ["done"])
+
+
+# The cluster.
+
+
+@case("an Executor runs tasks here, and says that there is no node when there is none")
+def _():
+    e = raises(erlang.ErlangError, Executor, text="erlang.cluster works only inside a pynode node")
+    assert "erlang.testing" in str(e)
+    with testing.node() as n, Executor(pool="any", labels={"gpu": True}, key=1) as nodes:
+        equal(nodes.submit(operator.neg, 21).result(LIMIT), -21)
+        equal(list(nodes.map(operator.neg, range(1000))), list(range(0, -1000, -1)))
+        equal(nodes.submit(sorted, {2, 1}).result(LIMIT), [1, 2])
+        raises(TypeError, nodes.submit(object).result, LIMIT, text="result: cannot convert object")
+        raises(TypeError, nodes.submit, operator.neg, object(), text="args[0]: cannot convert object")
+        raises(TypeError, nodes.submit, lambda: 1, text="a lambda, which nodes cannot import")
+        raises(ZeroDivisionError, list, nodes.map(divmod, [1], [0]))
+        equal(n.calls, [])
+
+
+@case("an Executor's coroutines, pickles and handles are as in a node")
+def _():
+    async def main():
+        async with Executor(pickle=True) as nodes:
+            values = [value async for value in nodes.amap(operator.neg, [1, 2j])]
+            return values, await nodes.asubmit(asyncio.sleep, 0.001, "slept")
+
+    with testing.node(), Executor() as nodes:
+        equal(asyncio.run(main()), ([-1, -2j], "slept"))
+        handle = put([1, 2, 3])
+        equal(nodes.submit(sum, handle).result(LIMIT), 6)
+        handle.release()
+        raises(LookupError, nodes.submit, sum, handle, text="has been released")
+
+
+@case("a task that waits can be cancelled, and one that is under way is nobody's any more")
+def _():
+    with testing.node():
+        nodes = Executor()
+        futures = [nodes.submit(time.sleep, 0.05) for _ in range(50)]
+        assert all(future.cancel() for future in futures)
+        raises(concurrent.futures.CancelledError, futures[0].result)
+        equal(len(concurrent.futures.wait(futures, LIMIT).done), 50)
+        nodes.shutdown()
+
+
+@case("each end that a request can have in the VM has its exception")
+def _():
+    for reason, kind, text in (
+        (Atom("timeout"), erlang.TimeoutError, "the time limit has passed"),
+        (Atom("queue_timeout"), erlang.TimeoutError, "queue_timeout"),
+        (Atom("overloaded"), cluster.Overloaded, "overloaded"),
+        (Atom("draining"), cluster.Overloaded, "draining"),
+        (Atom("cancelled"), concurrent.futures.CancelledError, ""),
+        (Atom("poison"), cluster.Poison, "poison"),
+        ((Atom("poison"), ["a@b"]), cluster.Poison, "a@b"),
+        ((Atom("node_down"), Atom("a@b"), Atom("started")), cluster.NodeDown, "a@b went down: started"),
+        ((Atom("bad_option"), Atom("labels")), ValueError, "labels: "),
+        ((Atom("ModuleNotFoundError"), "No module named 'm'"), ModuleNotFoundError, "No module named 'm'"),
+        ((Atom("PicklingError"), "no"), cluster.RemoteError, "PicklingError: no"),
+        ((Atom("KeyboardInterrupt"), ""), cluster.RemoteError, "KeyboardInterrupt"),
+        ((Atom("not_allowed"), (Atom("m"), Atom("f"))), ErlangError, "not_allowed"),
+    ):
+        with testing.node() as n, Executor() as nodes:
+            n.remote.functions["py_remote:run"] = lambda args, options: (Atom("error"), reason)
+            for raising in (nodes.submit(abs, -1).result, lambda: list(nodes.map(abs, [1, 2]))):
+                e = raises(kind, raising, text=text)
+                equal(type(e), kind)
+
+
+@case("nodes and monitor_node: a message when the node goes, one for each time it was asked for")
+def _():
+    with testing.node() as n:
+        equal(erlang.nodes(), ["erl@test"])
+        for flag in (True, True, True, False):
+            erlang.monitor_node("a@b", flag)
+        n.nodedown("c@d")
+        n.nodedown("a@b")
+        equal([erlang.receive(timeout=0) for _ in range(2)], [("nodedown", "a@b")] * 2)
+        raises(erlang.TimeoutError, erlang.receive, timeout=0)
+        raises(ValueError, erlang.monitor_node, "nobody", text="is not NAME@HOST")
+        raises(ValueError, erlang.monitor_node, "erl@test", text="erlang.monitor")
+        raises(TypeError, erlang.monitor_node, 1)
 
 
 # How a thread's exception is heard of.

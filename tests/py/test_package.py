@@ -32,7 +32,7 @@ def _():
         assert getattr(types, name) is getattr(erlang, name) is getattr(_erlang, name)
     native = {name for name in erlang.__all__ if inspect.isbuiltin(getattr(erlang, name))}
     pretended = {name for name in erlang._outside.__all__ if inspect.isfunction(getattr(erlang._outside, name))}
-    equal(native | {"async_call"}, pretended)
+    equal(native | {"async_call", "monitor_node", "nodes"}, pretended)
     assert inspect.iscoroutinefunction(erlang.async_call) and inspect.iscoroutinefunction(erlang._outside.async_call)
     equal(inspect.signature(erlang.async_call), inspect.signature(erlang._outside.async_call))
 

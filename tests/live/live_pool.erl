@@ -1,0 +1,468 @@
+%% live_pool - pools of Python nodes: where calls go, what is tried again, how nodes are replaced.
+-module(live_pool).
+
+-export([setup/0, tests/1]).
+-export([start/1, many/3]). % for other VMs
+
+-include_lib("stdlib/include/assert.hrl").
+
+setup() ->
+    start([]),
+    ok = py:pool_start(ml, #{nodes => [spec(#{count => 2})]}),
+    #{}.
+
+%% The application in this VM, with nothing but these nodes.
+start(Nodes) ->
+    application:set_env(pynode, nodes, Nodes),
+    {ok, _} = application:ensure_all_started(pynode),
+    ok.
+
+spec(Spec) ->
+    maps:merge(#{path => [live:py("")], workers => 2, program => os:getenv("PYNODE"), restart => #{intensity => 1000}}, Spec).
+
+tests(Ctx) ->
+    [{Name, fun() -> Fun(Ctx) end} || {Name, Fun} <- cases()].
+
+cases() ->
+    [{"calls of every kind go to the nodes of the pool", fun kinds/1},
+     {"what is wrong with the options of a pool or of its calls is said", fun options/1},
+     {"a pool is there once on a VM, and has gone when it was stopped", fun start_stop/1},
+     {"equal tasks are spread evenly", fun even/1},
+     {"a node is sent no more than its slots and a few; who comes then waits, and nobody waits in vain", fun bounded/1},
+     {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
+     {"a key goes to one node, and strictly to no other", fun keys/1},
+     {"labels choose among the nodes, and among those of the whole cluster", fun labels/1},
+     {"functions of a registered module go to the pool by themselves", fun routes/1},
+     {"many items are spread over the nodes, in order, and each fails by itself", fun items/1},
+     {"a caller that is killed: its call is cancelled, and its place is free", fun caller_killed/1},
+     {"spawn_call into a pool: cancelled, given up, its owner killed", fun spawned/1},
+     {"a node is killed: what has not started is tried elsewhere, what had is told", fun node_killed/1},
+     {"idempotent calls survive the loss of nodes", fun idempotent/1},
+     {"a task that takes its nodes with it is poison", fun poison/1},
+     {"all nodes are gone for a moment: callers wait for them", fun all_killed/1},
+     {"a rolling restart under load loses nothing", fun rolling/1},
+     {"a node that is drained: its callers go elsewhere", fun drained/1},
+     {"a node is replaced after so many calls, so long a time, so much memory", fun recycled/1},
+     {"more nodes and fewer while it runs", fun resized/1},
+     {"a new node that never gets ready: the old one stays", fun not_ready/1},
+     {"the process of a pool is killed: its nodes live on, as many as before", fun pool_killed/1},
+     {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
+     {"another VM uses the pool, and adds to it; it goes, and its nodes with it", fun two_vms/1},
+     {"a member of the cluster is suspended and comes back", fun suspended/1},
+     {"nothing is left in any mailbox or table", fun no_litter/1}].
+
+%%% ------------------------------------------------------------------ tools
+
+pool(Pool) -> #{pool => Pool}.
+
+nodes_of(Pool) ->
+    {ok, #{nodes := Nodes}} = py:pool_info(Pool),
+    [Node || #{node := Node} <- Nodes].
+
+in_flight(Pool) ->
+    {ok, #{nodes := Nodes}} = py:pool_info(Pool),
+    lists:sum([N || #{in_flight := N} <- Nodes]).
+
+has(Pool, Count) ->
+    live:eventually(fun() -> Nodes = nodes_of(Pool), length(Nodes) =:= Count orelse Nodes end).
+
+%% The pool has these many nodes for a while.
+with(Pool, Options, Fun) ->
+    ok = py:pool_start(Pool, Options),
+    try Fun()
+    after
+        ok = py:pool_stop(Pool)
+    end.
+
+os_pid(Node) ->
+    #{nodes := Nodes} = py:info(),
+    case [Pid || #{node := N, info := #{os_pid := Pid}} <- Nodes, N =:= Node] of
+        [Pid] -> Pid;
+        [] -> none
+    end.
+
+kill_node(Node) ->
+    live:os_signal(os_pid(Node), "KILL").
+
+%% Kills it and waits until it is there again.
+again(Pool, Node) ->
+    Before = os_pid(Node),
+    kill_node(Node),
+    live:eventually(fun() ->
+        Nodes = nodes_of(Pool),
+        lists:member(Node, Nodes) andalso not lists:member(os_pid(Node), [Before, none]) orelse Nodes
+    end).
+
+name(Options) ->
+    {ok, Name} = py:eval("__import__('erlang').self().node", #{}, Options),
+    Name.
+
+%% Calls by so many processes, so many each: their outcomes.
+many(Callers, Count, Fun) ->
+    lists:append(live:pmap(fun(C) -> [Fun({C, I}) || I <- lists:seq(1, Count)] end, lists:seq(1, Callers))).
+
+%% Callers that go on until something has happened: their outcomes.
+meanwhile(Callers, Call, Happens) ->
+    Self = self(),
+    Pids = [spawn_link(fun() -> Self ! {self(), until_told(Call, [])} end) || _ <- lists:seq(1, Callers)],
+    Result = Happens(),
+    [Pid ! stop || Pid <- Pids],
+    {Result, lists:append([receive {Pid, Results} -> Results after live:ms(30000) -> error({no_answer, [{pid, Pid}]}) end
+                           || Pid <- Pids])}.
+
+until_told(Call, Results) ->
+    receive stop -> Results
+    after 0 -> until_told(Call, [Call() | Results])
+    end.
+
+%%% ------------------------------------------------------------------ calls
+
+kinds(_) ->
+    Root = fun(Options) -> py:call(math, sqrt, [4], #{}, Options) end,
+    ?assertEqual({ok, 2.0}, Root(pool(ml))),
+    ?assertEqual({ok, 2.0}, Root(#{pool => ml, timeout => infinity, traceback => true})),
+    ?assertEqual({ok, 2.0}, py:await(py:spawn_call(math, sqrt, [4], #{}, pool(ml)))),
+    ?assertEqual({ok, 2.0}, py_event_loop:await(py_event_loop:create_task(math, sqrt, [4], pool(ml)))),
+    ?assertEqual({ok, 2.0}, py_event_loop:run(math, sqrt, [4], pool(ml))),
+    ?assertEqual({ok, [{ok, 1.0}, {ok, 2.0}]}, py:map(math, sqrt, [[1], [4]], pool(ml))),
+    ?assertEqual({ok, [{ok, 1.0}, {ok, 2.0}]}, py:async_gather([{math, sqrt, [1]}, {math, sqrt, [4]}], pool(ml))),
+    ?assertEqual({ok, [0, 1, 2]}, py:stream(builtins, range, [3], #{}, pool(ml))),
+    ?assertEqual({ok, 6}, py:eval("x + 1", #{x => 5}, pool(ml))),
+    ?assertEqual(ok, py:cast(math, sqrt, [4], #{}, pool(ml))),
+    ?assertMatch({error, {'ValueError', _}}, py:call(math, sqrt, [-1], #{}, pool(ml))),
+    ?assertEqual({error, {node_down, default, not_started}}, py:call(math, sqrt, [4])), % which is for others
+    ?assertEqual([cluster, ml], py:pools()),
+    ?assertEqual(0, in_flight(ml)).
+
+options(_) ->
+    Call = fun(Options) -> py:call(math, sqrt, [4], #{}, Options) end,
+    [?assertEqual({K, {error, {bad_option, K}}}, {K, Call(maps:put(K, V, pool(ml)))})
+     || {K, V} <- [{labels, []}, {affinity, hard}, {idempotent, 1}, {retries, -1}, {queue_timeout, soon}, {node, 'a@b'},
+                   {pool, "ml"}, {pools, ml}]],
+    [?assertEqual({K, {error, {bad_option, K}}}, {K, Call(#{K => V})})
+     || {K, V} <- [{affinity, soft}, {idempotent, true}, {key, 1}, {retries, 1}, {queue_timeout, 1}]],
+    ?assertEqual({error, {bad_option, pool}}, Call(pool(nobody))),
+    ?assertEqual({error, {bad_option, pool}}, py:await(py:spawn_call(math, sqrt, [4], #{}, pool(nobody)))),
+    ?assertEqual({error, {bad_option, strategy}}, py:pool_start(x, #{strategy => best})),
+    ?assertEqual({error, {bad_option, pool}}, py:pool_start(cluster, #{})),
+    ?assertEqual({error, {bad_option, nodes}}, py:pool_resize(ml, -1)),
+    ?assertEqual({error, no_pool}, py:pool_stop(nobody)).
+
+start_stop(_) ->
+    ?assertEqual({error, already_started}, py:pool_start(ml, #{})),
+    with(other, #{nodes => [spec(#{})]}, fun() ->
+        ?assertEqual(['other-live-1@127.0.0.1'], nodes_of(other)),
+        ?assertEqual('other-live-1@127.0.0.1', name(pool(other)))
+    end),
+    ?assertEqual({error, no_pool}, py:pool_info(other)),
+    ?assertEqual({error, {bad_option, pool}}, py:call(math, sqrt, [4], #{}, pool(other))),
+    live:eventually(fun() -> [N || #{node := N = 'other-live-1@127.0.0.1'} <- py:cluster()] =:= [] end).
+
+%% What runs where, looked at again and again.
+even(_) ->
+    Running = fun() -> {ok, #{nodes := Nodes}} = py:pool_info(ml), [{N, I} || #{node := N, in_flight := I} <- Nodes] end,
+    {Seen, Results} = meanwhile(8, fun() -> py:call(time, sleep, [0.02], #{}, pool(ml)) end, fun() ->
+        [begin receive after 10 -> ok end, Running() end || _ <- lists:seq(1, 100)]
+    end),
+    ?assertEqual([{ok, none}], lists:usort(Results)),
+    Sums = [lists:sum([I || Now <- Seen, {Name, I} <- Now, Name =:= Node]) || Node <- nodes_of(ml)],
+    live:note("max/mean running ~.2f", [lists:max(Sums) / (lists:sum(Sums) / 2)]),
+    ?assert(lists:max(Sums) / (lists:sum(Sums) / 2) =< 1.2).
+
+%%% ------------------------------------------------------------------ room
+
+%% Two nodes of two workers, and four more each: so many get in, the others wait.
+bounded(_) ->
+    with(few, #{nodes => [spec(#{count => 2})]}, fun() ->
+        Gate = #{port := Port} = live:gate(),
+        Refs = [py:spawn_call(gate, wait, [Port, I], #{}, pool(few)) || I <- lists:seq(1, 30)],
+        Doors = [live:entered(Gate) || _ <- lists:seq(1, 4)],
+        live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(few), W =:= 30 - in_flight(few) orelse W end),
+        ?assert(in_flight(few) >= 12),
+        [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- lists:seq(5, 30)],
+        [live:open(Door) || Door <- Doors],
+        ?assertEqual([{ok, I} || I <- lists:seq(1, 30)], [py:await(Ref) || Ref <- Refs]),
+        ?assertEqual(0, in_flight(few)),
+        ?assertMatch({ok, #{waiting := 0}}, py:pool_info(few))
+    end).
+
+no_room(_) ->
+    with(one, #{nodes => [spec(#{workers => 1, max_workers => 1})], max_queue => 2}, fun() ->
+        Gate = #{port := Port} = live:gate(),
+        Held = [py:spawn_call(gate, wait, [Port, I], #{}, pool(one)) || I <- lists:seq(1, 5)],
+        Door = live:entered(Gate),
+        live:eventually(fun() -> in_flight(one) =:= 5 end),
+        Call = fun(Options) -> timer:tc(fun() -> py:call(math, sqrt, [4], #{}, maps:merge(pool(one), Options)) end) end,
+        ?assertMatch({T, {error, overloaded}} when T < 50000, Call(#{queue_timeout => 0})),
+        ?assertMatch({T, {error, overloaded}} when T > 50000, Call(#{queue_timeout => 50})),
+        ?assertMatch({T, {error, timeout}} when T > 50000, Call(#{timeout => 50})),
+        Waiting = [py:spawn_call(math, sqrt, [I], #{}, pool(one)) || I <- [1, 4]],
+        live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(one), W =:= 2 end),
+        ?assertMatch({_, {error, overloaded}}, Call(#{})),
+        [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- tl(Held)],
+        live:open(Door),
+        ?assertEqual([{ok, 1.0}, {ok, 2.0}], [py:await(Ref) || Ref <- Waiting]),
+        ?assertEqual([{ok, I} || I <- lists:seq(1, 5)], [py:await(Ref) || Ref <- Held])
+    end).
+
+keys(_) ->
+    Names = [name(#{pool => ml, key => Key}) || Key <- lists:seq(1, 40)],
+    ?assertEqual(Names, [name(#{pool => ml, key => Key}) || Key <- lists:seq(1, 40)]),
+    ?assertEqual(2, length(lists:usort(Names))),
+    Mine = name(#{pool => ml, key => k}),
+    Gate = #{port := Port} = live:gate(),
+    Strict = #{pool => ml, key => k, affinity => strict},
+    Held = [py:spawn_call(gate, wait, [Port], #{}, Strict) || _ <- lists:seq(1, 20)],
+    live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(ml), W > 0 end),
+    ?assertNotEqual(Mine, name(#{pool => ml, key => k, queue_timeout => 5000})), % softly: the other one has room
+    [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- Held],
+    ?assertEqual([{ok, none}], lists:usort([py:await(Ref) || Ref <- Held])).
+
+labels(_) ->
+    Labelled = [spec(#{labels => #{gpu => true, zone => a}}), spec(#{labels => #{zone => a}}), spec(#{})],
+    with(mixed, #{nodes => Labelled, labels => #{kind => test}}, fun() ->
+        ?assertEqual(3, length(nodes_of(mixed))),
+        Names = fun(Options) -> lists:usort(many(2, 20, fun(_) -> name(Options) end)) end,
+        ?assertEqual(3, length(Names(pool(mixed)))),
+        ?assertEqual(2, length(Names(#{pool => mixed, labels => #{zone => a}}))),
+        ?assertEqual(['mixed-live-1@127.0.0.1'], Names(#{pool => mixed, labels => #{gpu => true}})),
+        ?assertEqual(['mixed-live-1@127.0.0.1'], Names(#{labels => #{gpu => true}})), % of all that there are
+        ?assertEqual({error, {node_down, mixed, not_started}},
+                     py:call(math, sqrt, [4], #{}, #{pool => mixed, labels => #{zone => b}, timeout => 50})),
+        with(zone_a, #{labels => #{zone => a}}, fun() -> ?assertEqual(2, length(Names(pool(zone_a)))) end)
+    end).
+
+routes(_) ->
+    ok = py:register_pool(math, ml),
+    ok = py:register_pool({"json", <<"dumps">>}, ml),
+    ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4])),
+    ?assertEqual({ok, 2.0}, py:call("math", "sqrt", [4])),
+    ?assertEqual({ok, <<"1">>}, py:call(json, dumps, [1])),
+    ?assertMatch({error, {node_down, default, not_started}}, py:call(json, loads, [<<"1">>])),
+    ok = py:unregister_pool(math),
+    ?assertMatch({error, {node_down, default, not_started}}, py:call(math, sqrt, [4])),
+    ok = py:unregister_pool({json, dumps}).
+
+items(_) ->
+    Options = pool(ml),
+    ?assertEqual({ok, [{ok, abs(I)} || I <- lists:seq(-500, 500)]}, py:map(builtins, abs, [[I] || I <- lists:seq(-500, 500)], Options)),
+    {ok, Names} = py:map(builtins, eval, [[<<"__import__('os').getpid()">>] || _ <- lists:seq(1, 100)], Options),
+    ?assertEqual(2, length(lists:usort(Names))),
+    ?assertMatch({ok, [{ok, 1.0}, {error, {'ValueError', _}}]}, py:map(math, sqrt, [[1], [-1]], Options)),
+    ?assertEqual({ok, []}, py:map(math, sqrt, [], Options)),
+    ?assertEqual({ok, [{error, timeout} || _ <- [1, 2]]},
+                 py:map(asyncio, sleep, [[60], [60]], Options#{timeout => 100})),
+    Calls = [{math, sqrt, [I * I]} || I <- lists:seq(1, 50)],
+    ?assertEqual({ok, [{ok, float(I)} || I <- lists:seq(1, 50)]}, py:parallel(Calls, Options)),
+    ?assertEqual({ok, [{ok, float(I)} || I <- lists:seq(1, 50)]}, py:async_gather(Calls, Options)),
+    ?assertEqual([{ok, float(I)} || I <- lists:seq(1, 50)], [py:await(Ref) || Ref <- py:create_tasks(Calls, Options)]),
+    ?assertEqual({ok, [{ok, 1.0}, {error, timeout}]}, py:parallel([{math, sqrt, [1]}, {time, sleep, [60]}], Options#{timeout => 300})),
+    {Pid, Monitor} = spawn_monitor(fun() -> py:map(asyncio, sleep, [[60] || _ <- lists:seq(1, 10)], Options) end),
+    live:eventually(fun() -> in_flight(ml) > 0 end),
+    exit(Pid, kill),
+    receive {'DOWN', Monitor, _, _, _} -> ok end,
+    live:eventually(fun() -> in_flight(ml) =:= 0 end),
+    ?assertEqual([], live:flush()).
+
+%%% ------------------------------------------------------------------ callers
+
+caller_killed(_) ->
+    Gate = #{port := Port} = live:gate(),
+    Pid = spawn(fun() -> py:call(gate, wait, [Port], #{}, pool(ml)) end),
+    Door = live:entered(Gate),
+    receive after 100 -> ok end,
+    exit(Pid, kill),
+    live:eventually(fun() -> in_flight(ml) =:= 0 end),
+    gen_tcp:close(Door).
+
+spawned(_) ->
+    Gate = #{port := Port} = live:gate(),
+    Begin = fun() -> Ref = py:spawn_call(gate, wait, [Port], #{}, pool(ml)), {Ref, live:entered(Gate)} end,
+    {Cancelled, Door1} = Begin(),
+    ok = py:cancel(Cancelled),
+    ?assertEqual({error, cancelled}, py:await(Cancelled)),
+    {Left, Door2} = Begin(),
+    ?assertEqual({error, timeout}, py:await(Left, 20)),
+    Self = self(),
+    Owner = spawn(fun() -> Self ! {begun, Begin()}, receive after infinity -> ok end end),
+    Door3 = receive {begun, {_, Door}} -> Door end,
+    exit(Owner, kill),
+    live:eventually(fun() -> in_flight(ml) =:= 0 end),
+    live:eventually(fun() -> ets:info(py_calls, size) =:= 0 end),
+    [gen_tcp:close(D) || D <- [Door1, Door2, Door3]],
+    ?assertEqual([], live:flush()).
+
+%%% ------------------------------------------------------------------ loss
+
+node_killed(_) ->
+    {_, Results} = meanwhile(20, fun() -> py:call(time, sleep, [0.005], #{}, pool(ml)) end, fun() ->
+        [again(ml, Node) || Node <- nodes_of(ml)]
+    end),
+    Down = [Result || Result <- Results, Result =/= {ok, none}],
+    live:note("~b calls, ~b lost", [length(Results), length(Down)]),
+    [?assertMatch({error, {node_down, _, Progress}} when Progress =/= not_started, Result) || Result <- Down],
+    ?assert(length(Down) =< 2 * 6),
+    has(ml, 2).
+
+idempotent(_) ->
+    Options = #{pool => ml, idempotent => true},
+    {_, Results} = meanwhile(20, fun() -> py:call(time, sleep, [0.005], #{}, Options) end, fun() ->
+        [again(ml, hd(nodes_of(ml))) || _ <- lists:seq(1, 5)]
+    end),
+    ?assertEqual([{ok, none}], lists:usort(Results)),
+    ?assertMatch({error, {'ValueError', _}}, py:call(math, sqrt, [-1], #{}, Options)).
+
+poison(_) ->
+    Poison = fun(Options) -> py:eval("(__import__('time').sleep(0.05), __import__('os')._exit(3))", #{}, Options) end,
+    ?assertEqual({error, poison}, Poison(#{pool => ml, idempotent => true, timeout => 20000})),
+    has(ml, 2),
+    ?assertMatch({error, {node_down, _, started}}, Poison(pool(ml))),
+    has(ml, 2),
+    ?assertMatch({error, {node_down, _, started}}, Poison(#{pool => ml, idempotent => true, retries => 0})),
+    has(ml, 2).
+
+all_killed(_) ->
+    [kill_node(Node) || Node <- nodes_of(ml)],
+    live:eventually(fun() -> nodes_of(ml) =:= [] end),
+    ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(ml))),
+    has(ml, 2).
+
+%%% ------------------------------------------------------------------ nodes that come and go
+
+rolling(_) ->
+    Before = nodes_of(ml),
+    {Result, Results} = meanwhile(20, fun() -> py:call(time, sleep, [0.005], #{}, pool(ml)) end,
+                                  fun() -> py:rolling_restart(ml) end),
+    ?assertEqual(ok, Result),
+    ?assertEqual([{ok, none}], lists:usort(Results)),
+    ?assertEqual([], [Node || Node <- nodes_of(ml), lists:member(Node, Before), os_pid(Node) =:= undefined]),
+    live:eventually(fun() -> length(nodes_of(ml)) =:= 2 end),
+    ?assertEqual(1, length(nodes_of(ml) -- Before)). % the names are taken in turns
+
+drained(_) ->
+    has(ml, 2),
+    [Node | _] = nodes_of(ml),
+    {Result, Results} = meanwhile(20, fun() -> py:call(time, sleep, [0.005], #{}, pool(ml)) end,
+                                  fun() -> py:drain(Node) end),
+    ?assertEqual(ok, Result),
+    ?assertEqual([{ok, none}], lists:usort(Results)),
+    ?assertNot(lists:member(Node, nodes_of(ml))),
+    receive after 2500 -> ok end, % the pool has looked
+    ?assertEqual(1, length(nodes_of(ml))),
+    ok = py:pool_resize(ml, 2),
+    has(ml, 2).
+
+only([Node]) -> Node;
+only(Nodes) -> error({not_one, [{nodes, Nodes}, {cluster, py:cluster()}, {info, py:info()}]}).
+
+recycled(_) ->
+    Replaced = fun(Options, Work) ->
+        with(recycled, maps:merge(#{nodes => [spec(#{})]}, Options), fun() ->
+            Before = only(nodes_of(recycled)),
+            {_, Results} = meanwhile(2, Work, fun() ->
+                live:eventually(fun() -> Now = nodes_of(recycled), not lists:member(Before, Now) orelse Now end)
+            end),
+            ?assertEqual([ok], lists:usort([element(1, Result) || Result <- Results]))
+        end)
+    end,
+    Call = fun() -> py:call(time, sleep, [0.001], #{}, pool(recycled)) end,
+    Replaced(#{max_tasks => 100}, Call),
+    Replaced(#{max_age => 500}, Call),
+    Replaced(#{max_rss => 100 bsl 20}, fun() ->
+        py:eval("globals().setdefault('kept', bytearray(120 << 20)) and 1", #{}, pool(recycled))
+    end).
+
+resized(_) ->
+    with(sized, #{nodes => [spec(#{})]}, fun() ->
+        {_, Results} = meanwhile(10, fun() -> py:call(time, sleep, [0.002], #{}, pool(sized)) end, fun() ->
+            ok = py:pool_resize(sized, 3),
+            has(sized, 3),
+            ok = py:pool_resize(sized, 1),
+            has(sized, 1)
+        end),
+        ?assertEqual([{ok, none}], lists:usort(Results))
+    end).
+
+%% Its replacement has the same specification: what makes it fail has come meanwhile.
+not_ready(_) ->
+    Flag = live:tmp("not_ready.py"),
+    Spec = spec(#{import => [maybe_ready], path => [live:py(""), filename:dirname(Flag)], start_timeout => 1500}),
+    ok = file:write_file(filename:join(filename:dirname(Flag), "maybe_ready.py"), "import os\n"),
+    with(maybe, #{nodes => [Spec]}, fun() ->
+        [Node] = nodes_of(maybe),
+        ok = file:write_file(filename:join(filename:dirname(Flag), "maybe_ready.py"), "import time\ntime.sleep(60)\n"),
+        ?assertMatch({error, {not_ready, _}}, py:rolling_restart(maybe)),
+        ?assertEqual([Node], nodes_of(maybe)),
+        ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(maybe)))
+    end).
+
+%%% ------------------------------------------------------------------ processes that are killed
+
+pool_killed(_) ->
+    ok = py:pool_resize(ml, 2),
+    has(ml, 2),
+    Before = [{Node, os_pid(Node)} || Node <- nodes_of(ml)],
+    {_, Results} = meanwhile(5, fun() -> py:call(math, sqrt, [4], #{}, pool(ml)) end, fun() ->
+        exit(py_pool_sup:pool(ml), kill),
+        live:eventually(fun() -> is_pid(py_pool_sup:pool(ml)) end),
+        receive after 200 -> ok end
+    end),
+    ?assertEqual([{ok, 2.0}], lists:usort(Results)),
+    ?assertEqual(Before, [{Node, os_pid(Node)} || Node <- nodes_of(ml)]).
+
+killed(_) ->
+    [begin
+         {_, Results} = meanwhile(5, fun() -> py:call(math, sqrt, [4], #{}, #{pool => ml, idempotent => true}) end, fun() ->
+             Pid = whereis(Name),
+             exit(Pid, kill),
+             live:eventually(fun() -> New = whereis(Name), is_pid(New) andalso New =/= Pid end),
+             live:eventually(fun() -> py:pool_info(ml) =/= {error, no_pool} end),
+             has(ml, 2)
+         end),
+         Bad = [Result || Result <- Results, Result =/= {ok, 2.0}],
+         live:note("~s: ~b calls, ~p", [Name, length(Results), lists:usort(Bad)]),
+         ?assertEqual({Name, []}, {Name, [Result || Result <- Bad, not is_down(Result)]}),
+         ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(ml)))
+     end || Name <- [py_backlog, py_cluster, py_coordinator]].
+
+is_down({error, {node_down, _, _}}) -> true;
+is_down(Result) -> Result =:= {error, {bad_option, pool}}. % nothing is there for a moment
+
+%%% ------------------------------------------------------------------ other VMs
+
+two_vms(_) ->
+    #{node := Peer} = Proc = live:peer(),
+    ok = erpc:call(Peer, live_pool, start, [[]]),
+    live:eventually(fun() -> lists:sort(py_cluster:vms()) =:= lists:sort([node(), Peer]) end),
+    live:eventually(fun() -> lists:member(ml, erpc:call(Peer, py, pools, [])) end),
+    ?assertEqual({ok, 2.0}, erpc:call(Peer, py, call, [math, sqrt, [4], #{}, pool(ml)])),
+    live:eventually(fun() -> {ok, #{nodes := N}} = erpc:call(Peer, py, pool_info, [ml]), length(N) =:= 2 end),
+    ok = erpc:call(Peer, py, pool_start, [ml, #{nodes => [spec(#{})]}]),
+    has(ml, 3),
+    ?assertEqual(3, length(lists:usort(many(3, 50, fun(_) -> name(pool(ml)) end)))),
+    {_, Results} = meanwhile(10, fun() -> py:call(time, sleep, [0.005], #{}, #{pool => ml, idempotent => true}) end, fun() ->
+        live:kill(Proc),
+        live:eventually(fun() -> py_cluster:vms() =:= [node()] end),
+        has(ml, 2)
+    end),
+    ?assertEqual([{ok, none}], lists:usort(Results)).
+
+suspended(_) ->
+    #{node := Peer} = Proc = live:peer(["-kernel", "net_ticktime", "4"]),
+    ok = erpc:call(Peer, live_pool, start, [[]]),
+    live:eventually(fun() -> lists:member(ml, erpc:call(Peer, py, pools, [])) end),
+    ?assertEqual({ok, 2.0}, erpc:call(Peer, py, call, [math, sqrt, [4], #{}, pool(ml)])),
+    live:signal(Proc, "STOP"),
+    erlang:disconnect_node(Peer),
+    live:eventually(fun() -> py_cluster:vms() =:= [node()] end),
+    ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(ml))),
+    live:signal(Proc, "CONT"),
+    live:eventually(fun() -> pong =:= net_adm:ping(Peer) andalso length(py_cluster:vms()) =:= 2 end),
+    live:eventually(fun() -> erpc:call(Peer, py, call, [math, sqrt, [4], #{}, pool(ml)]) =:= {ok, 2.0} end).
+
+no_litter(_) ->
+    live:eventually(fun() -> in_flight(ml) =:= 0 andalso ets:info(py_calls, size) =:= 0 end),
+    ?assertEqual([], live:flush()),
+    ?assertEqual([], [{Name, N} || Name <- [py_backlog, py_cluster, py_coordinator],
+                                   {message_queue_len, N} <- [process_info(whereis(Name), message_queue_len)], N > 0]),
+    ?assertEqual([], ets:match(py_nodes, {{answerer, '$1'}, none})).
