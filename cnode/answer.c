@@ -152,6 +152,35 @@ static void answer_app_error(const struct request *r, struct buf *out, struct sl
         fatal("answer: an error of %zu bytes", out->len - begin);
 }
 
+/* The same but for its reference, which may be longer, so that it is no frame any more. */
+void answer_result(struct request *r, struct buf *out, struct slice result) {
+    size_t begin = answer_app_begin(r, out);
+
+    etf_put_slice(out, result);
+    if (answer_app_end(r, out, begin) < 0)
+        answer_refuse(r, out, "overloaded");
+}
+
+struct slice answer_result_in(const struct request *r, const struct buf *out) {
+    struct etf at;
+    struct dist_msg msg = {0};
+    const char *why;
+    struct slice ref;
+    uint32_t arity;
+
+    if (out->len == 0)
+        return (struct slice){0};
+    if (r->gathered)
+        msg.payload = (struct slice){out->data, out->len};
+    else if (dist_parse(out->data, out->len, &msg, &why) < 0)
+        return (struct slice){0};
+    at = (struct etf){msg.payload.data, msg.payload.data + msg.payload.len};
+    if (etf_get_tuple(&at, &arity) < 0 || (arity == 3 && etf_get_atom(&at, &ref) < 0) ||
+        etf_get_term(&at, &ref) < 0)
+        return (struct slice){0};
+    return (struct slice){at.p, etf_left(&at)};
+}
+
 void answer_bad_option(const struct request *r, struct buf *out) {
     size_t begin;
 

@@ -30,6 +30,12 @@ void answer_refuse(struct request *r, struct buf *out, const char *why);
  * follow. */
 size_t answer_items_begin(const struct request *r, struct buf *out, uint32_t n);
 
+/* It is a call of the application and comes to what another one has come to: a term. */
+void answer_result(struct request *r, struct buf *out, struct slice result);
+
+/* That term in the answer to a call of the application; empty if there is none. */
+struct slice answer_result_in(const struct request *r, const struct buf *out);
+
 /* An option of it is none, or has a wrong value. */
 void answer_bad_option(const struct request *r, struct buf *out);
 

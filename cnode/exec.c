@@ -3,6 +3,7 @@
 
 #include "exec.h"
 #include "answer.h"
+#include "ids.h"
 #include "log.h"
 #include "pool.h"
 #include "queues.h"
@@ -234,19 +235,23 @@ bool exec_report_locked(struct request *r) {
     return true;
 }
 
+/* What was kept back waits again where it did before. */
+static void exec_release_locked(struct request *r) {
+    exec_take_out(r);
+    if (r->task)
+        tasks_append_locked(r);
+    else
+        exec_queue_append(r);
+}
+
 void exec_release(const struct conn *conn) {
     struct request *r, *next;
 
     exec_lock();
     for (r = exec.held.head; r; r = next) {
         next = r->next;
-        if (r->conn == conn) {
-            exec_take_out(r);
-            if (r->task)
-                tasks_append_locked(r);
-            else
-                exec_queue_append(r);
-        }
+        if (r->conn == conn)
+            exec_release_locked(r);
     }
     exec_unlock();
 }
@@ -354,6 +359,8 @@ static void exec_abandon_locked(struct request *r) {
     /* one of its threads runs it */
     bool pool = !r->row && !r->task && !(r->lane && r->lane->queue);
 
+    if (!r->answering && r->id)
+        ids_forget(r->id);
     exec.stuck += pool && !r->abandoned;
     r->abandoned = true;
     if (r->task && !r->row &&
@@ -404,6 +411,19 @@ static bool exec_mark_locked(struct request *r) {
     return pool_needs_interrupter_locked();
 }
 
+/* Whether r goes on without its connection: it has an id by which it is asked for again, and has begun, or somebody
+ * else waits for it already. */
+static bool exec_outlives_locked(struct request *r) {
+    if (r->answering || !r->id) /* from exec_claim() on its id is the worker's */
+        return false;
+    if (r->row && !r->context && !ids_leave(r->id))
+        return false;
+    ids_unhear(r->id);
+    if (r->row == &exec.held) /* nothing waits in an outbox that is closed */
+        exec_release_locked(r);
+    return true;
+}
+
 struct request *exec_cancel_conn(const struct conn *conn) {
     struct request *found = NULL, *r;
     struct table_walk walk = {0};
@@ -411,7 +431,7 @@ struct request *exec_cancel_conn(const struct conn *conn) {
 
     exec_lock();
     while ((r = table_step(&walk))) {
-        if (r->conn != conn)
+        if (r->conn != conn || exec_outlives_locked(r))
             continue;
         exec_abandon_locked(r);
         if (r->row) {
@@ -439,7 +459,9 @@ enum exec_cancelled exec_interrupt(const struct conn *conn, struct slice ref,
         return result;
     exec_lock();
     r = table_find(conn, ref);
-    if (r && !r->answering) {
+    if (r && !r->answering && r->id && ids_leave(r->id)) {
+        result = EXEC_GOES_ON;
+    } else if (r && !r->answering) {
         exec_abandon_locked(r);
         if (r->row) {
             exec_withdraw(r);

@@ -3,7 +3,7 @@
  * Any thread pushes and cancels; workers, the threads of pool.h, pop. What a worker does with a
  * request, and what Python is, exec does not know: the functions in struct exec_hooks do. A
  * request may ask for a queue (queues.h), whose thread serves nothing else. One lock guards all
- * here, in pool, in queues and in table; inside it only an outbox's lock and that of callback.h are
+ * here, in pool, in queues and in table; inside it only an outbox's lock and those of callback.h and ids.h are
  * taken. No GIL.
  */
 #ifndef PYNODE_EXEC_H
@@ -107,13 +107,14 @@ void exec_release(const struct conn *conn);
 
 /* Cancels what conn sent with ref: a queued request is taken out and returned to the caller, a
  * running one loses its audience, and a task is cancelled. conn alone: all of it, as a list by next; a running call of the
- * application is interrupted, too. */
+ * application is interrupted, too, but goes on if it has an id (ids.h), since it will be asked for again. */
 struct request *exec_cancel(const struct conn *conn, struct slice ref);
 struct request *exec_cancel_conn(const struct conn *conn);
 
 /* The same, but what runs is interrupted, too, unless it has ended and only its answer is under
- * way: that is not found. A withdrawn request is returned by *waiting. */
-enum exec_cancelled { EXEC_NOT_FOUND, EXEC_WITHDRAWN, EXEC_INTERRUPTED };
+ * way: that is not found. A withdrawn request is returned by *waiting. One that others wait for (ids.h) goes on
+ * for them. */
+enum exec_cancelled { EXEC_NOT_FOUND, EXEC_WITHDRAWN, EXEC_INTERRUPTED, EXEC_GOES_ON };
 enum exec_cancelled exec_interrupt(const struct conn *conn, struct slice ref,
                                    struct request **waiting);
 

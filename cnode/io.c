@@ -6,6 +6,7 @@
 #include "channels.h"
 #include "exec.h"
 #include "home.h"
+#include "ids.h"
 #include "leader.h"
 #include "log.h"
 #include "pool.h"
@@ -429,6 +430,7 @@ static void io_tick(void) {
         c->tick_sent = atomic_load_explicit(&c->out.sent, memory_order_relaxed);
     }
     channels_tick();
+    ids_sweep(clock_now());
     if (exec_load() == 0 && clock_now() - io.traffic > IO_IDLE_NS)
         xmalloc_trim();
 }
@@ -595,8 +597,13 @@ static void io_leave(void) {
     }
 }
 
-static void io_tell_started(const struct request *r) {
+static void io_put_started(const struct request *r) {
     home_put_started(r->conn, r->ref);
+}
+
+static void io_tell_started(const struct request *r) {
+    if (!r->id || ids_start(r->id, io_put_started))
+        io_put_started(r);
 }
 
 /* Tells the callers what they have to know of requests that wait or run, and sees to it that the homes will be

@@ -22,6 +22,7 @@
 #include "pool.h"
 #include "handshake.h"
 #include "home.h"
+#include "ids.h"
 #include "io.h"
 #include "leave.h"
 #include "log.h"
@@ -111,6 +112,7 @@ static int main_start(const char *program, struct err *e) {
     io.max_frame = options.max_frame;
     if (io_init(&io, e) < 0)
         return -1;
+    ids_init((size_t)options.remember_ids);
     exec_init(options.workers, options.max_workers, (size_t)options.queue_size, &py_worker_hooks);
     if (io_start(e) < 0)
         return -1;

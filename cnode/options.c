@@ -27,6 +27,7 @@ enum {
     OPTIONS_HOST_MAX = 256,
     OPTIONS_WORKERS_MAX = 1024,
     OPTIONS_CONNECTIONS_MAX = 16384,
+    OPTIONS_IDS_MAX = 65536,
     OPTIONS_SECONDS_MAX = 86400,
     OPTIONS_PATH_MAX = 4096,
 };
@@ -60,6 +61,7 @@ enum {
     OPT_PATH,
     OPT_PORT,
     OPT_QUEUE_SIZE,
+    OPT_REMEMBER_IDS,
     OPT_SNAME,
     OPT_STRINGS,
     OPT_UNCONVERTIBLE,
@@ -96,6 +98,7 @@ static const struct option options_long[] = {
     {"path", required_argument, NULL, OPT_PATH},
     {"port", required_argument, NULL, OPT_PORT},
     {"queue-size", required_argument, NULL, OPT_QUEUE_SIZE},
+    {"remember-ids", required_argument, NULL, OPT_REMEMBER_IDS},
     {"sname", required_argument, NULL, OPT_SNAME},
     {"strings", required_argument, NULL, OPT_STRINGS},
     {"unconvertible", required_argument, NULL, OPT_UNCONVERTIBLE},
@@ -137,6 +140,8 @@ const char options_help[] =
     "                        node's (default: 512)\n"
     "  --mailbox-size N      messages that wait for a Python thread; more are dropped\n"
     "                        (default: 10000)\n"
+    "  --remember-ids N      ids of calls that run once however often they are sent (default: "
+    "1024)\n"
     "  --allow MODULE[:FUNCTION]\n"
     "                        allow this and refuse all else; repeatable (default: all is allowed)\n"
     "  --drain-timeout SEC   time for running calls after SIGTERM (default: 30)\n"
@@ -363,6 +368,8 @@ static int options_take_number(struct options *o, struct options_scan *s, int op
         return options_int(&o->max_connections, option, value, 0, OPTIONS_CONNECTIONS_MAX, e);
     case OPT_MAILBOX_SIZE:
         return options_int(&o->mailbox_size, option, value, 1, 10000000, e);
+    case OPT_REMEMBER_IDS:
+        return options_int(&o->remember_ids, option, value, 0, OPTIONS_IDS_MAX, e);
     case OPT_MAX_ATOMS:
         return options_size(&o->max_atoms, option, value, 1, 16777216, e);
     case OPT_MAX_FRAME:
@@ -673,6 +680,7 @@ static void options_defaults(struct options *o) {
     o->max_connections = 512;
     o->mailbox_size = 10000;
     o->max_tasks = 100000;
+    o->remember_ids = 1024;
     o->drain_timeout = 30;
     o->none_atom = xstrdup("none");
     o->log_level = LOG_LEVEL_INFO;

@@ -41,6 +41,7 @@ struct options {
     int max_connections; /* of Python threads' own, default 512 */
     int mailbox_size;    /* messages, default 10000 */
     int max_tasks;       /* on the event loop, waiting or begun, default 100000 */
+    int remember_ids;    /* of calls; 0: none; default 1024 */
     enum { OPTIONS_LOOP_AUTO, OPTIONS_LOOP_ASYNCIO, OPTIONS_LOOP_UVLOOP } loop;
     double drain_timeout; /* seconds, default 30 */
 

@@ -56,6 +56,10 @@ void py_reply_touch(struct py_reply_batch *batch, struct conn *c) {
     batch->conns[batch->len++] = conn_ref(c);
 }
 
+static void py_reply_touch_cb(void *arg, struct conn *c) {
+    py_reply_touch(arg, c);
+}
+
 /* Answers. */
 
 /* Logs what nobody is told: an error in a call that wants no answer. */
@@ -154,7 +158,7 @@ static bool py_reply_is_cancelled(const struct request *r) {
 
 void py_reply_end(struct exec_worker *w, struct request *r, PyObject *result, struct buf *out,
                   struct buf *exit, struct py_reply_batch *batch) {
-    bool wanted = exec_claim(r);
+    bool wanted = exec_claim(r), keep = wanted, heard = true;
 
     if (w && r->interrupted) /* what it has not been hit by must not hit another */
         py_forget_raised();
@@ -162,18 +166,22 @@ void py_reply_end(struct exec_worker *w, struct request *r, PyObject *result, st
         PyErr_Clear();
     else if (result)
         py_reply_succeed(r, out, exit, result);
-    else if (py_reply_is_cancelled(r))
+    else if (!(keep = !py_reply_is_cancelled(r)))
         py_reply_cancelled(r, out);
     else
         py_reply_fail(r, out, exit);
-    if (wanted && out->len > 0) {
+    if (r->id)
+        heard = route_repeats(r, out, keep, py_reply_touch_cb, batch);
+    if (!heard) {
+        out->len = 0; /* it was cancelled, or its connection has gone, and has run for others */
+    } else if (wanted && out->len > 0) {
         route_put(r, out);
         py_reply_touch(batch, r->conn);
     } else if (!wanted && r->kind == REQUEST_APP_CALL) {
         home_put_ended(r->conn, r->ref);
         py_reply_touch(batch, r->conn);
     }
-    if (wanted && r->reported)
+    if (wanted && heard && r->reported)
         home_put_ended(r->conn, r->ref);
     py_server_handled(r);
     Py_XDECREF(result);

@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "request.h"
+#include "ids.h"
 #include "log.h"
 #include "utf8.h"
 
@@ -314,6 +315,10 @@ static bool request_is_name(struct slice text) {
     return characters >= 0 && characters <= 255;
 }
 
+static struct slice request_text(const char *text) {
+    return (struct slice){(const uint8_t *)text, strlen(text)};
+}
+
 static bool request_read_window(struct slice term, uint32_t *window) {
     struct etf r = {term.data, term.data + term.len};
     int64_t n;
@@ -322,6 +327,13 @@ static bool request_read_window(struct slice term, uint32_t *window) {
         return false;
     *window = (uint32_t)n;
     return true;
+}
+
+static bool request_read_id(struct slice term, struct slice *id) {
+    if (term.data[0] != ETF_BINARY)
+        return false;
+    *id = (struct slice){term.data + 5, term.len - 5};
+    return id->len > 0 && id->len <= IDS_LENGTH_MAX;
 }
 
 /* Takes one option: whether there is such an option and it can have that value. */
@@ -356,6 +368,8 @@ static bool request_take_option(struct request_options *o, struct slice key, str
     }
     if (etf_atom_is(key, "stream"))
         return request_read_window(value, &o->stream);
+    if (etf_atom_is(key, "id"))
+        return request_read_id(value, &o->id);
     if (etf_atom_is(key, "executor")) {
         o->executor = true;
         return request_is_atom(value, "blocking");
@@ -363,17 +377,21 @@ static bool request_take_option(struct request_options *o, struct slice key, str
     return false;
 }
 
-/* A task has no thread of its own, and what is only for tasks is for nothing else. */
-static void request_check_options(struct request_options *o) {
+/* A task has no thread of its own, and what is only for tasks is for nothing else. What a stream yields is not
+ * remembered, nor does anybody repeat a cast. */
+static void request_check_options(struct request_options *o, enum request_kind kind) {
     bool thread = o->queue.len > 0 || o->thread || o->executor;
 
-    if ((o->loop && thread) || (o->map && (!o->loop || o->stream > 0)))
-        o->bad = (struct slice){(const uint8_t *)(o->loop && thread ? "loop" : "map"),
-                                o->loop && thread ? 4 : 3};
+    if (o->loop && thread)
+        o->bad = request_text("loop");
+    else if (o->map && (!o->loop || o->stream > 0))
+        o->bad = request_text("map");
+    else if (o->id.len > 0 && (o->stream > 0 || kind != REQUEST_APP_CALL))
+        o->bad = request_text("id");
 }
 
 /* Reads the map of options: -1 when it is none. */
-static int request_read_options(struct etf *r, struct request_options *o) {
+static int request_read_options(struct etf *r, struct request_options *o, enum request_kind kind) {
     struct slice key, value;
     uint32_t n;
 
@@ -386,7 +404,7 @@ static int request_read_options(struct etf *r, struct request_options *o) {
             o->bad = key;
     }
     if (!o->bad.data)
-        request_check_options(o);
+        request_check_options(o, kind);
     return 0;
 }
 
@@ -408,12 +426,12 @@ static int request_read_app(struct slice item, struct request *q) {
         return -1;
     }
     if (etf_get_text(&r, &q->module) < 0 || etf_get_text(&r, &q->function) < 0 ||
-        etf_get_term(&r, &q->args) < 0 || request_read_options(&r, &q->options) < 0)
+        etf_get_term(&r, &q->args) < 0 || request_read_options(&r, &q->options, q->kind) < 0)
         return -1;
     if (!request_is_name(q->module))
-        q->options.bad = (struct slice){(const uint8_t *)"module", 6};
+        q->options.bad = request_text("module");
     else if (!request_is_name(q->function))
-        q->options.bad = (struct slice){(const uint8_t *)"function", 8};
+        q->options.bad = request_text("function");
     return 0;
 }
 
@@ -433,6 +451,7 @@ struct request *request_from_app(struct slice item, struct frame *frame, bool ga
     q->options = probe.options;
     q->options.kwargs = request_move(probe.options.kwargs, moved);
     q->options.queue = request_move(probe.options.queue, moved);
+    q->options.id = request_move(probe.options.id, moved);
     if (item.data <= probe.options.bad.data && probe.options.bad.data < item.data + item.len)
         q->options.bad = request_move(probe.options.bad, moved);
     q->gathered = gathered && q->kind == REQUEST_APP_CALL && q->options.stream == 0;

@@ -15,6 +15,7 @@ struct conn;
 struct proc;
 struct exec_lane;
 struct exec_row;
+struct ids_entry;
 
 enum request_kind {
     REQUEST_CALL,        /* spawn_request of erpc:execute_call/4: rpc:call, erpc:call, ... */
@@ -42,6 +43,7 @@ struct frame {
 struct request_options {
     struct slice kwargs; /* term: a map; or empty */
     struct slice queue;  /* term: the name of a queue; or empty */
+    struct slice id;     /* bytes: under which it runs once (ids.h); or empty */
     struct slice bad;    /* the name of an option that is none, or has a wrong value */
     enum { REQUEST_STRINGS, REQUEST_STRINGS_UTF8, REQUEST_STRINGS_BYTES } strings;
     bool traceback, thread, executor;
@@ -66,6 +68,7 @@ struct request {
 
     struct request_options options; /* APP_*; else all empty */
     bool gathered;                  /* its answer is an item of the gathered frame (outbox.h) */
+    struct ids_entry *id;           /* what it is the first of, as ids.h says; or NULL */
 
     uint32_t pid_id, pid_serial; /* the process it is to its caller; 0: none */
     int spawn_flags;             /* DIST_SPAWN_LINK | DIST_SPAWN_MONITOR */

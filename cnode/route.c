@@ -7,6 +7,7 @@
 #include "connect.h"
 #include "home.h"
 #include "control.h"
+#include "ids.h"
 #include "io.h"
 #include "log.h"
 #include "process.h"
@@ -55,12 +56,59 @@ static void route_send(struct conn *c, struct buf *out, size_t begin) {
     outbox_put_buf(&c->out, out);
 }
 
-static void route_free(struct request *r) {
+static void route_drop(struct request *r) {
     if (r->conn)
         conn_unref(r->conn);
     if (r->target)
         proc_unref(r->target);
     request_free(r);
+}
+
+/* Answers w with what another one has come to, or that it was cancelled, and frees it. */
+static void route_repeat(struct request *w, struct slice result) {
+    struct buf out = {0};
+
+    if (result.len > 0)
+        answer_result(w, &out, result);
+    else
+        answer_refuse(w, &out, "cancelled");
+    route_put(w, &out);
+    if (w->reported)
+        home_put_ended(w->conn, w->ref);
+    buf_done(&out);
+    route_drop(w);
+}
+
+bool route_repeats(struct request *r, const struct buf *out, bool keep, route_touch_cb *touch,
+                   void *arg) {
+    struct slice result = answer_result_in(r, out);
+    struct request *w, *next;
+    bool heard;
+
+    for (w = ids_end(r, result, keep, clock_now(), &heard); w; w = next) {
+        struct conn *c = conn_ref(w->conn);
+
+        next = w->next;
+        route_repeat(w, result);
+        touch(arg, c);
+        conn_unref(c);
+    }
+    return heard;
+}
+
+static void route_touch_later(void *arg, struct conn *c) {
+    (void)arg;
+    atomic_store(&c->want_write, true);
+    io_kick();
+}
+
+/* A first request that has not run to its end may have others that wait for it. */
+static void route_free(struct request *r) {
+    const struct buf none = {0};
+
+    if (r->id)
+        route_repeats(r, &none, false, route_touch_later, NULL);
+    route_drop(r);
 }
 
 void route_told(const struct request *r) {
@@ -96,12 +144,37 @@ static void route_cancelled(struct request *r) {
     buf_done(&why);
 }
 
-bool route_interrupt(struct conn *c, struct slice ref) {
+/* Cancels what waits or runs. */
+static enum exec_cancelled route_interrupt_request(const struct conn *c, struct slice ref) {
     struct request *waiting = NULL;
     enum exec_cancelled what = exec_interrupt(c, ref, &waiting);
 
     if (what == EXEC_WITHDRAWN)
         route_cancelled(waiting);
+    return what;
+}
+
+/* Cancels what waits for another one of its id; and that, if nobody else does. */
+static void route_cancel_repeat(struct conn *c, struct slice ref) {
+    struct ids_first first;
+    struct request *w = ids_withdraw(c, ref, &first);
+
+    if (!w)
+        return;
+    stats_add(STATS_CANCELLED, 1);
+    route_drop(w);
+    if (first.conn) {
+        route_interrupt_request(first.conn, (struct slice){first.ref.data, first.ref.len});
+        conn_unref(first.conn);
+        buf_done(&first.ref);
+    }
+}
+
+bool route_interrupt(struct conn *c, struct slice ref) {
+    enum exec_cancelled what = route_interrupt_request(c, ref);
+
+    if (what == EXEC_NOT_FOUND)
+        route_cancel_repeat(c, ref);
     return what == EXEC_INTERRUPTED;
 }
 
@@ -133,6 +206,10 @@ void route_closed(struct conn *c) {
     home_closed(c);
     callback_closed(c);
     process_closed(c);
+    for (r = ids_closed(c); r; r = next) {
+        next = r->next;
+        route_drop(r);
+    }
     for (r = exec_cancel_conn(c); r; r = next) {
         next = r->next;
         route_cancelled(r);
@@ -176,6 +253,26 @@ static void route_bad_option(struct request *r) {
     route_free(r);
 }
 
+static void route_started(const struct request *r) {
+    home_put_started(r->conn, r->ref);
+}
+
+/* Whether r's id is known: then it is answered, or will be. */
+static bool route_is_repeat(struct request *r) {
+    struct buf result = {0};
+    enum ids_meeting meeting = ids_meet(r, clock_now(), &result, route_started);
+
+    if (meeting == IDS_ENDED) {
+        answer_result(r, &route.out, (struct slice){result.data, result.len});
+        route_put(r, &route.out);
+        route_free(r);
+    } else if (meeting == IDS_FULL) {
+        route_refuse(r, "overloaded");
+    }
+    buf_done(&result);
+    return meeting != IDS_NEW;
+}
+
 /* Hands a request over to Python's side, or says why not. r is the callee's in any case. */
 static void route_push(struct conn *c, struct request *r) {
     r->conn = conn_ref(c);
@@ -184,6 +281,8 @@ static void route_push(struct conn *c, struct request *r) {
     } else if (control_answer(r, &route.out)) {
         route_put(r, &route.out);
         route_free(r);
+    } else if (r->options.id.len > 0 && route_is_repeat(r)) {
+        return;
     } else if (route_draining()) {
         route_refuse(r, "draining");
     } else if (!exec_push(r)) {

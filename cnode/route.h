@@ -22,6 +22,13 @@ void route_closed(struct conn *c);
 /* A request has ended: tells who watches its process beside the caller, and frees it. */
 void route_ended(struct request *r, struct slice reason);
 
+/* r, which has an id, ends with the answer in out, or with none: those who wait for it are answered, too, and it is
+ * remembered if keep says so. touch() is called for each connection that has got something. Whether r's own caller
+ * is to be answered. */
+typedef void route_touch_cb(void *arg, struct conn *c);
+bool route_repeats(struct request *r, const struct buf *out, bool keep, route_touch_cb *touch,
+                   void *arg);
+
 /* r is answered through its caller's own monitor, which is gone with that. */
 void route_told(const struct request *r);
 

@@ -41,6 +41,7 @@
                   max_connections => non_neg_integer(),
                   mailbox_size => pos_integer(),
                   max_tasks => pos_integer(),
+                  remember_ids => non_neg_integer(),
                   loop => auto | asyncio | uvloop,
                   strings => utf8 | bytes,
                   none_atom => none | undefined | nil,
@@ -78,6 +79,7 @@
 -define(ATOMS_MAX, 16777216).
 -define(QUEUE_MAX, 10000000).
 -define(CONNECTIONS_MAX, 16384).
+-define(IDS_MAX, 65536).
 -define(DAY, 86400).
 -define(ALIVE_MAX, 200).
 
@@ -245,6 +247,7 @@ option(max_atoms, V) -> number(V, 1, ?ATOMS_MAX);
 option(max_connections, V) -> number(V, 0, ?CONNECTIONS_MAX);
 option(mailbox_size, V) -> number(V, 1, ?QUEUE_MAX);
 option(max_tasks, V) -> number(V, 1, ?QUEUE_MAX);
+option(remember_ids, V) -> number(V, 0, ?IDS_MAX);
 option(loop, V) -> one_of(V, [auto, asyncio, uvloop]);
 option(strings, V) -> one_of(V, [utf8, bytes]);
 option(none_atom, V) -> one_of(V, [none, undefined, nil]);
@@ -408,6 +411,7 @@ arg(max_atoms, V) -> ["--max-atoms", integer_to_list(V)];
 arg(max_connections, V) -> ["--max-connections", integer_to_list(V)];
 arg(mailbox_size, V) -> ["--mailbox-size", integer_to_list(V)];
 arg(max_tasks, V) -> ["--max-tasks", integer_to_list(V)];
+arg(remember_ids, V) -> ["--remember-ids", integer_to_list(V)];
 arg(loop, V) -> ["--loop", atom_to_list(V)];
 arg(strings, V) -> ["--strings", atom_to_list(V)];
 arg(none_atom, V) -> ["--none-atom", atom_to_list(V)];

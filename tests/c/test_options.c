@@ -78,6 +78,7 @@ static void test_defaults(void) {
     is_int(o.max_connections, 512, "default: 512 threads have connections of their own");
     is_int(o.mailbox_size, 10000, "default: 10000 messages wait");
     is_int(o.max_tasks, 100000, "default: 100000 tasks");
+    is_int(o.remember_ids, 1024, "default: 1024 ids are remembered");
     is_int(o.loop, OPTIONS_LOOP_AUTO, "default: uvloop if it is there");
     ok(o.drain_timeout == 30, "default: 30 s to drain");
     is_int(o.path.len + o.imports.len + o.allow.len + o.connect.len, 0, "default: empty lists");
@@ -93,7 +94,7 @@ static void test_defaults(void) {
 static void test_values(void) {
     is_int(parse("--name a-B_9@h.x --bind 127.0.0.1 --listen-min 4000 --listen-max 4010 "
                  "--net-ticktime 4 --workers 3 --max-workers 9 --queue-size 7 --max-frame 2M "
-                 "--max-connections 11 --mailbox-size 12 --max-tasks 13 --loop uvloop "
+                 "--max-connections 11 --mailbox-size 12 --max-tasks 13 --loop uvloop --remember-ids 14 "
                  "--max-atoms 99 --drain-timeout 1.5 --log-file /l --log-level debug "
                  "--log-format json --strings bytes --none-atom nil --unconvertible str"),
            0, "all with a value");
@@ -110,6 +111,7 @@ static void test_values(void) {
     is_int(o.max_connections, 11, "--max-connections");
     is_int(o.mailbox_size, 12, "--mailbox-size");
     is_int(o.max_tasks, 13, "--max-tasks");
+    is_int(o.remember_ids, 14, "--remember-ids");
     is_int(o.loop, OPTIONS_LOOP_UVLOOP, "--loop uvloop");
     is_int(o.max_frame, 2 << 20, "--max-frame");
     is_int(o.max_atoms, 99, "--max-atoms");
@@ -120,10 +122,12 @@ static void test_values(void) {
     ok(o.strings_as_bytes, "--strings bytes");
     is_str(o.none_atom, "nil", "--none-atom");
     ok(o.unconvertible_str, "--unconvertible str");
-    is_int(parse("--max-connections 0 --mailbox-size 1"), 0, "the least");
+    is_int(parse("--max-connections 0 --mailbox-size 1 --remember-ids 0"), 0, "the least");
+    is_int(o.remember_ids, 0, "no ids");
     is_int(o.max_connections, 0, "no connections of their own");
     is_int(o.mailbox_size, 1, "one message");
-    is_int(parse("--max-connections 16384 --mailbox-size 10000000"), 0, "the most");
+    is_int(parse("--max-connections 16384 --mailbox-size 10000000 --remember-ids 65536"), 0, "the most");
+    is_int(o.remember_ids, 65536, "65536 ids");
     is_int(o.max_connections, 16384, "16384 connections");
     is_int(o.mailbox_size, 10000000, "10000000 messages");
     is_int(parse("--loop asyncio"), 0, "--loop asyncio");
@@ -213,6 +217,7 @@ static void test_refused(void) {
         {"--mailbox-size 10000001", EX_USAGE,
          "--mailbox-size: '10000001' is not a number from 1 to 10000000"},
         {"--max-tasks 0", EX_USAGE, "--max-tasks: '0' is not a number from 1 to 10000000"},
+        {"--remember-ids 65537", EX_USAGE, "--remember-ids: '65537' is not a number from 0 to 65536"},
         {"--loop trio", EX_USAGE, "--loop: 'trio' is not one of auto, asyncio, uvloop"},
         {"--max-atoms x", EX_USAGE, "--max-atoms: 'x' is not a number from 1 to 16777216"},
         {"--net-ticktime 0", EX_USAGE, "--net-ticktime: '0' is not a number from 1 to 86400"},
@@ -625,7 +630,7 @@ static void test_help(void) {
         "--strings",    "--none-atom",  "--unconvertible", "--max-frame",     "--max-atoms",
         "--log-level",  "--log-format", "--log-file",      "--drain-timeout", "--check-config",
         "--connect",    "--owned",      "--max-connections", "--mailbox-size",
-        "--max-tasks",  "--loop",
+        "--max-tasks",  "--loop",       "--remember-ids",
         "--version",    "--help",
     };
     const char *p, *next;

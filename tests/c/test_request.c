@@ -124,7 +124,7 @@ static const char *app_fields(const struct request *r) {
         return "none";
     if (o->stream > 0)
         snprintf(stream, sizeof stream, " stream %u/%lld", (unsigned)o->stream, (long long)r->credit);
-    snprintf(line, sizeof line, "%d %s %s:%s %s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", r->kind, term_text(r->ref),
+    snprintf(line, sizeof line, "%d %s %s:%s %s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", r->kind, term_text(r->ref),
              text(r->module), text(r->function), term_text(r->args),
              o->kwargs.data ? " kwargs " : "", o->kwargs.data ? term_text(o->kwargs) : "",
              o->queue.data ? " queue " : "", o->queue.data ? term_text(o->queue) : "",
@@ -133,6 +133,7 @@ static const char *app_fields(const struct request *r) {
                                                    : "",
              o->traceback ? " traceback" : "", o->thread ? " thread" : "",
              o->executor ? " executor" : "", o->loop ? " loop" : "", o->map ? " map" : "", stream,
+             o->id.len > 0 ? " id " : "", o->id.len > 0 ? text(o->id) : "",
              o->bad.data ? " bad " : "",
              o->bad.data ? text(o->bad) : "", r->gathered ? " gathered" : "");
     if (r->from.data || r->tag.data || r->to.data || r->res.data || r->pid_id || r->spawn_flags)
@@ -142,6 +143,7 @@ static const char *app_fields(const struct request *r) {
 
 #define CALL(opts) "{call," R ",m,f,[1]," opts "}"
 #define CAST(opts) "{cast,m,f,[1]," opts "}"
+#define ID64 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define CALLED "9 " R " m:f [1]"
 #define CAST_ "10 - m:f [1]"
 
@@ -190,6 +192,15 @@ static const struct {
     {CALL("#{stream=>0}"), CALLED " bad stream"},
     {CALL("#{stream=>-1}"), CALLED " bad stream"},
     {CALL("#{stream=>many}"), CALLED " bad stream"},
+    {CALL("#{id=><<\"a\">>}"), CALLED " id a"},
+    {CALL("#{id=><<\"" ID64 "\">>,loop=>true,map=>true}"), CALLED " loop map id " ID64},
+    {CALL("#{id=><<\"" ID64 "x\">>}"), CALLED " id " ID64 "x bad id"},
+    {CALL("#{id=><<\"\">>}"), CALLED " bad id"},
+    {CALL("#{id=>a}"), CALLED " bad id"},
+    {CALL("#{id=>[97]}"), CALLED " bad id"},
+    {CALL("#{id=><<\"a\">>,stream=>1}"), CALLED " stream 1/1 id a bad id"},
+    {CALL("#{id=><<\"a\">>,queue=>q}"), CALLED " queue q id a"},
+    {CAST("#{id=><<\"a\">>}"), CAST_ " id a bad id"},
     {CAST("#{loop=>true}"), CAST_ " loop"},
     {CALL("#{timeout=>5000}"), CALLED " bad timeout"},
     {CALL("#{kwarg=>#{}}"), CALLED " bad kwarg"},

@@ -13,6 +13,7 @@
 #include "answer.h"
 #include "control.h"
 #include "home.h"
+#include "ids.h"
 #include "io.h"
 #include "log.h"
 #include "mailbox.h"
@@ -26,7 +27,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { FUZZ_FRAME_MAX = 1 << 20, FUZZ_QUEUED = 8, FUZZ_TASKS = 4, FUZZ_MAIL = 3, FUZZ_ID = 5 };
+enum {
+    FUZZ_FRAME_MAX = 1 << 20,
+    FUZZ_QUEUED = 8,
+    FUZZ_TASKS = 4,
+    FUZZ_MAIL = 3,
+    FUZZ_IDS = 2,
+    FUZZ_ID = 5
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -69,6 +77,7 @@ static void fuzz_init(void) {
     request_init("py@h", 77);
     fuzz_hold(tasks_init(FUZZ_TASKS, fuzz_start) == 0);
     route_init("py@h");
+    ids_init(FUZZ_IDS);
     process_init("py@h");
     mailbox_init(FUZZ_MAIL);
     procs_init(fuzz_release);
@@ -124,6 +133,11 @@ static void fuzz_item(struct request *r, struct buf *out) {
     outbox_put_buf(&r->conn->out, out);
 }
 
+static void fuzz_touch(void *arg, struct conn *c) {
+    (void)arg;
+    (void)c;
+}
+
 /* Ends a request as a worker does, or the loop if w is NULL, in one of three ways. */
 static void fuzz_answer(struct exec_worker *w, struct request *r, int way) {
     static const struct slice term = {(const uint8_t *)"\x6a", 1}; /* [] */
@@ -149,6 +163,8 @@ static void fuzz_answer(struct exec_worker *w, struct request *r, int way) {
     } else if (wanted) {
         answer_done(r, &out);
     }
+    if (r->id && !route_repeats(r, &out, wanted, fuzz_touch, NULL))
+        out.len = 0;
     route_put(r, &out);
     exec_finish(w, r);
     route_ended(r, term);
@@ -272,6 +288,7 @@ static void fuzz_connection(const uint8_t *data, size_t size, bool stream) {
     fuzz_hold(!ties_take_all(FUZZ_ID, FUZZ_ID) && procs_processes() == 1);
     fuzz_receive();
     fuzz_read();
+    ids_sweep(INT64_MAX);
     conn_unref(c);
     close(fuzz_peer);
 }
