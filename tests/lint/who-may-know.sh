@@ -62,8 +62,9 @@ strangers() {
     done
 }
 
+# Not by echo, which makes a backspace of \b in some shells.
 trim() {
-    echo "$1" | sed 's/^ *//; s/ *$//'
+    printf '%s\n' "$1" | sed 's/^ *//; s/ *$//'
 }
 
 echo "1..$(($(knowledge | wc -l) + $(includes | wc -l)))"
