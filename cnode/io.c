@@ -363,6 +363,18 @@ bool io_pending(void) {
     return pending;
 }
 
+int io_count(void) {
+    int n = 0;
+
+    pthread_mutex_lock(&io.added_lock);
+    for (struct conn *c = io.conns; c; c = c->next)
+        n++;
+    for (struct conn *c = io.added; c; c = c->next)
+        n++;
+    pthread_mutex_unlock(&io.added_lock);
+    return n;
+}
+
 void io_kick(void) {
     wake_set(&io.wake);
 }

@@ -52,6 +52,9 @@ bool io_wait_room(struct conn *c);
 struct conn *io_find(const char *peer);
 bool io_pending(void);
 
+/* How many connections there are. */
+int io_count(void);
+
 /* Wakes the leader: something was queued by a thread that is not the leader. */
 void io_kick(void);
 

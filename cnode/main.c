@@ -9,6 +9,7 @@
  *     node      name, cookie, listening socket; epmd
  *     exec      the threads that run Python
  *     io        the sockets: read by whichever worker leads, or by the io thread
+ *     scrape    with --metrics, the answers to who asks for them
  *     leave     signals; drain; stop
  *     py_loop   the event loop, with the first task
  *     connect   with --connect, the connections that are kept
@@ -26,8 +27,10 @@
 #include "leave.h"
 #include "log.h"
 #include "mailbox.h"
+#include "metrics.h"
 #include "node.h"
 #include "options.h"
+#include "outcome.h"
 #include "owner.h"
 #include "process.h"
 #include "py.h"
@@ -37,6 +40,8 @@
 #include "py_worker.h"
 #include "report.h"
 #include "route.h"
+#include "scrape.h"
+#include "usage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -80,6 +85,15 @@ static void main_tell_ready(void) {
         node_epmd_port(), facts.python, options.workers);
 }
 
+static int main_listen(struct err *e) {
+    if (node_listen(&options, e) < 0)
+        return -1;
+    if (!options.metrics)
+        return 0;
+    outcome_measure();
+    return scrape_listen(options.metrics, options.metrics_port, e);
+}
+
 /* Python first, so that all that is imported is there before the first request. */
 static int main_start(const char *program, struct err *e) {
     struct io_settings io = {.accept = handshake_accept, .epmd = node_epmd_lost, .report = report};
@@ -104,7 +118,7 @@ static int main_start(const char *program, struct err *e) {
         return 0;
     main_tell_facts();
     home_init(py_log_attach);
-    if (node_listen(&options, e) < 0)
+    if (main_listen(e) < 0)
         return -1;
     io.listener = node_listener();
     io.net_ticktime = options.net_ticktime;
@@ -116,6 +130,8 @@ static int main_start(const char *program, struct err *e) {
         return -1;
     if (pool_start() < 0)
         return err_set(e, EX_OSERR, "exec: cannot start threads: %s", strerror(errno));
+    if (options.metrics && scrape_start(metrics_put, METRICS_TYPE, e) < 0)
+        return -1;
     leave_started();
     if (node_publish(e) < 0)
         return -1;
@@ -166,6 +182,7 @@ int main(int argc, char **argv) {
     int status = 0;
 
     xmalloc_init();
+    usage_init();
     main_open_standard();
     if (options_parse(&options, argc, argv, &e) < 0 || main_open_log(&e) < 0) {
         fprintf(stderr, "pynode: %s\n", e.text);

@@ -10,6 +10,7 @@
 #include "buf.h"
 #include "cookie.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -53,6 +54,7 @@ enum {
     OPT_MAX_FRAME,
     OPT_MAX_TASKS,
     OPT_MAX_WORKERS,
+    OPT_METRICS,
     OPT_NAME,
     OPT_NET_TICKTIME,
     OPT_NONE_ATOM,
@@ -89,6 +91,7 @@ static const struct option options_long[] = {
     {"max-frame", required_argument, NULL, OPT_MAX_FRAME},
     {"max-tasks", required_argument, NULL, OPT_MAX_TASKS},
     {"max-workers", required_argument, NULL, OPT_MAX_WORKERS},
+    {"metrics", required_argument, NULL, OPT_METRICS},
     {"name", required_argument, NULL, OPT_NAME},
     {"net-ticktime", required_argument, NULL, OPT_NET_TICKTIME},
     {"none-atom", required_argument, NULL, OPT_NONE_ATOM},
@@ -121,6 +124,8 @@ const char options_help[] =
     "  --listen-min PORT, --listen-max PORT\n"
     "                        listen on the first free port of this range (default: any)\n"
     "  --connect NODE        keep a connection to this Erlang node; repeatable (default: none)\n"
+    "  --metrics ADDRESS:PORT\n"
+    "                        answer GET /metrics for Prometheus there (default: nowhere)\n"
     "  --net-ticktime SEC    drop a peer that is silent for so long (default: 60)\n"
     "  --max-frame SIZE      largest message taken, K, M or G may follow (default: 256M)\n"
     "\n"
@@ -236,7 +241,7 @@ static int options_size(size_t *field, const char *option, const char *value, un
 
 static int options_int(int *field, const char *option, const char *value, int min, int max,
                        struct err *e) {
-    size_t v;
+    size_t v = 0;
 
     if (options_size(&v, option, value, (unsigned long)min, (unsigned long)max, e) < 0)
         return -1;
@@ -296,6 +301,35 @@ static int options_allow(struct options *o, const char *value, struct err *e) {
         (colon && (!colon[1] || strchr(colon + 1, ':'))))
         return err_set(e, EX_USAGE, "--allow: '%.80s' is not MODULE or MODULE:FUNCTION", value);
     return options_append(&o->allow, value);
+}
+
+static bool options_is_address(const char *text) {
+    uint8_t address[sizeof(struct in6_addr)];
+
+    return inet_pton(AF_INET, text, address) == 1 || inet_pton(AF_INET6, text, address) == 1;
+}
+
+/* ADDRESS:PORT, the address a number; one of IPv6 stands in brackets, as it has colons itself. */
+static int options_metrics(struct options *o, const char *value, struct err *e) {
+    const char *colon = strrchr(value, ':'), *end = colon;
+    bool brackets = *value == '[' && colon && colon > value && colon[-1] == ']';
+    char address[INET6_ADDRSTRLEN + 1];
+    unsigned long port;
+    int n = -1;
+
+    value += brackets;
+    if (colon) {
+        n = snprintf(address, sizeof address, "%.*s", (int)(colon - value) - brackets, value);
+        end = options_digits(colon + 1, 65535, &port);
+    }
+    if (n < 0 || n >= (int)sizeof address || !end || *end || !options_is_address(address) ||
+        brackets != (strchr(address, ':') != NULL))
+        return err_set(e, EX_USAGE,
+                       "--metrics: '%.80s' is not ADDRESS:PORT, such as 127.0.0.1:9464 or "
+                       "[::1]:9464",
+                       value - brackets);
+    o->metrics_port = (int)port;
+    return options_string(&o->metrics, address);
 }
 
 /* The options that say how terms are converted and events logged: a word out of a few. */
@@ -392,6 +426,8 @@ static int options_take(struct options *o, struct options_scan *s, int opt, cons
     case OPT_COOKIE_FILE:
         s->cookie_file = value;
         return 0;
+    case OPT_METRICS:
+        return options_metrics(o, value, e);
     case OPT_BIND:
         return options_string(&o->bind, value);
     case OPT_PATH:
@@ -712,6 +748,7 @@ void options_done(struct options *o) {
     free(o->alive);
     free(o->host);
     free(o->bind);
+    free(o->metrics);
     free(o->venv);
     free(o->none_atom);
     free(o->log_file);

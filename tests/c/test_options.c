@@ -67,6 +67,7 @@ static void test_defaults(void) {
     ok(!o.long_names, "default: a short name");
     ok(o.host && *o.host && !strchr(o.host, '.'), "default: the host without its domain");
     ok(!o.bind, "default: no --bind");
+    ok(!o.metrics, "default: no --metrics");
     is_int(o.listen_min, 0, "default: any port");
     is_int(o.listen_max, 0, "default: any port, upper end");
     is_int(o.net_ticktime, 60, "default: net_ticktime 60");
@@ -136,6 +137,18 @@ static void test_values(void) {
     is_int(parse("--bind a --bind b --strings bytes --strings utf8"), 0, "given twice");
     is_str(o.bind, "b", "the last one counts");
     ok(!o.strings_as_bytes, "for words, too");
+}
+
+static void test_metrics(void) {
+    is_int(parse("--metrics 127.0.0.1:9464"), 0, "--metrics");
+    is_str(o.metrics, "127.0.0.1", "its address");
+    is_int(o.metrics_port, 9464, "and its port");
+    is_int(parse("--metrics [::1]:0"), 0, "an address of IPv6");
+    is_str(o.metrics, "::1", "without its brackets");
+    is_int(o.metrics_port, 0, "any port");
+    is_int(parse("--metrics 0.0.0.0:65535 --metrics [ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:1"), 0,
+           "a long one, given last");
+    is_str(o.metrics, "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255", "counts");
 }
 
 static void test_lists(void) {
@@ -215,6 +228,44 @@ static void test_refused(void) {
         {"--max-tasks 0", EX_USAGE, "--max-tasks: '0' is not a number from 1 to 10000000"},
         {"--loop trio", EX_USAGE, "--loop: 'trio' is not one of auto, asyncio, uvloop"},
         {"--max-atoms x", EX_USAGE, "--max-atoms: 'x' is not a number from 1 to 16777216"},
+        {"--metrics 9464", EX_USAGE,
+         "--metrics: '9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1", EX_USAGE,
+         "--metrics: '127.0.0.1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:", EX_USAGE,
+         "--metrics: '127.0.0.1:' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:x", EX_USAGE,
+         "--metrics: '127.0.0.1:x' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:65536", EX_USAGE,
+         "--metrics: '127.0.0.1:65536' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:-1", EX_USAGE,
+         "--metrics: '127.0.0.1:-1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics :9464", EX_USAGE,
+         "--metrics: ':9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics localhost:9464", EX_USAGE,
+         "--metrics: 'localhost:9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics ::1:9464", EX_USAGE,
+         "--metrics: '::1:9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [::1]", EX_USAGE,
+         "--metrics: '[::1]' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [::1]9464", EX_USAGE,
+         "--metrics: '[::1]9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [127.0.0.1]:1", EX_USAGE,
+         "--metrics: '[127.0.0.1]:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics []:1", EX_USAGE,
+         "--metrics: '[]:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [:1", EX_USAGE,
+         "--metrics: '[:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [::1:1", EX_USAGE,
+         "--metrics: '[::1:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics ]:1", EX_USAGE,
+         "--metrics: ']:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1]:1", EX_USAGE,
+         "--metrics: '127.0.0.1]:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 999.0.0.1:1", EX_USAGE,
+         "--metrics: '999.0.0.1:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 1.2.3.4:5:6", EX_USAGE,
+         "--metrics: '1.2.3.4:5:6' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
         {"--net-ticktime 0", EX_USAGE, "--net-ticktime: '0' is not a number from 1 to 86400"},
         {"--port 65536", EX_USAGE, "--port: '65536' is not a number from 0 to 65535"},
         {"--listen-min 0", EX_USAGE, "--listen-min: '0' is not a number from 1 to 65535"},
@@ -660,6 +711,7 @@ int main(int argc, char **argv) {
     cookie_file = write_file("good.cookie", "secret", 6, 0600);
     test_defaults();
     test_values();
+    test_metrics();
     test_lists();
     test_connect();
     test_refused();
