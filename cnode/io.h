@@ -58,6 +58,10 @@ int io_count(void);
 /* Wakes the leader: something was queued by a thread that is not the leader. */
 void io_kick(void);
 
+/* Waits until the leader, whoever that is, has gone round once: it answers wake-ups. For one thread,
+ * before io_stop(). */
+void io_go_round(void);
+
 /* Whether this is a child of the process that the node is: it has none of the node's threads, and
  * its copies of the node's descriptors were closed, for peers must see the node go. */
 bool io_forked(void);

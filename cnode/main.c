@@ -10,6 +10,7 @@
  *     exec      the threads that run Python
  *     io        the sockets: read by whichever worker leads, or by the io thread
  *     scrape    with --metrics, the answers to who asks for them
+ *     notify    under a service manager, what it is told
  *     leave     signals; drain; stop
  *     py_loop   the event loop, with the first task
  *     connect   with --connect, the connections that are kept
@@ -29,6 +30,7 @@
 #include "mailbox.h"
 #include "metrics.h"
 #include "node.h"
+#include "notify.h"
 #include "options.h"
 #include "outcome.h"
 #include "owner.h"
@@ -80,9 +82,19 @@ static void main_tell_facts(void) {
 
 /* An owner waits for this line, whatever the level and the file of the log are. */
 static void main_tell_ready(void) {
+    char status[300];
+
+    snprintf(status, sizeof status, "ready: node %.255s, port %d", node_name(), node_port());
+    notify_ready(status);
     (options.owned ? log_stderr : log_info)(
         "node %s: ready: port %d, epmd %d, python %s, workers %d", node_name(), node_port(),
         node_epmd_port(), facts.python, options.workers);
+}
+
+/* Whether the interpreter can be had: it returns when it can. */
+static void main_look(void) {
+    py_enter();
+    py_leave();
 }
 
 static int main_listen(struct err *e) {
@@ -94,13 +106,22 @@ static int main_listen(struct err *e) {
     return scrape_listen(options.metrics, options.metrics_port, e);
 }
 
+/* What is seen from outside, once there is something to see. */
+static int main_show(struct err *e) {
+    static const struct notify_hooks hooks = {py_attach, main_look, py_detach};
+
+    if (options.metrics && scrape_start(metrics_put, METRICS_TYPE, e) < 0)
+        return -1;
+    return notify_watch(options.watchdog, &hooks, e);
+}
+
 /* Python first, so that all that is imported is there before the first request. */
 static int main_start(const char *program, struct err *e) {
     struct io_settings io = {.accept = handshake_accept, .epmd = node_epmd_lost, .report = report};
 
     if (options.owned && options.action == OPTIONS_RUN && owner_start(e) < 0)
         return -1;
-    if (node_init(&options, e) < 0)
+    if (notify_init(options.notify_socket, e) < 0 || node_init(&options, e) < 0)
         return -1;
     request_init(node_name(), node_creation());
     route_init(node_name());
@@ -130,7 +151,7 @@ static int main_start(const char *program, struct err *e) {
         return -1;
     if (pool_start() < 0)
         return err_set(e, EX_OSERR, "exec: cannot start threads: %s", strerror(errno));
-    if (options.metrics && scrape_start(metrics_put, METRICS_TYPE, e) < 0)
+    if (main_show(e) < 0)
         return -1;
     leave_started();
     if (node_publish(e) < 0)

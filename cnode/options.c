@@ -32,6 +32,9 @@ enum {
     OPTIONS_PATH_MAX = 4096,
 };
 
+/* Half of it in nanoseconds has to have room in 64 bits. */
+static const uint64_t OPTIONS_WATCHDOG_MAX = UINT64_C(1) << 50;
+
 /* The values of getopt_long(3); -m and -c are their own letters. */
 enum {
     OPT_ALLOW = 256,
@@ -691,6 +694,53 @@ static int options_check_epmd_port(struct err *e) {
     return err_set(e, EX_USAGE, "ERL_EPMD_PORT: '%.100s' is not a port from 1 to 65535", text);
 }
 
+/* A variable of the service manager's, taken so that no child thinks it is meant. */
+static char *options_take_variable(const char *name) {
+    const char *value = getenv(name);
+    char *copy = value && *value ? xstrdup(value) : NULL;
+
+    unsetenv(name);
+    return copy;
+}
+
+/* What sd_watchdog_enabled(3) reads. A watchdog for another process is none of ours. */
+static int options_watchdog(struct options *o, const char *usec, const char *pid, struct err *e) {
+    unsigned long interval, process;
+    const char *end;
+
+    if (!usec)
+        return 0;
+    end = options_digits(usec, ULONG_MAX, &interval);
+    if (!end || *end || interval == 0)
+        return err_set(e, EX_USAGE, "WATCHDOG_USEC: '%.80s' is not a number of microseconds", usec);
+    if (pid) {
+        end = options_digits(pid, INT_MAX, &process);
+        if (!end || *end)
+            return err_set(e, EX_USAGE, "WATCHDOG_PID: '%.80s' is not a process", pid);
+        if ((pid_t)process != getpid())
+            return 0;
+    }
+    o->watchdog = interval < OPTIONS_WATCHDOG_MAX ? interval : OPTIONS_WATCHDOG_MAX;
+    return 0;
+}
+
+/* A node that a BEAM owns speaks to that: what the variables say is meant for the BEAM. */
+static int options_manager(struct options *o, struct err *e) {
+    char *socket = options_take_variable("NOTIFY_SOCKET");
+    char *usec = options_take_variable("WATCHDOG_USEC");
+    char *pid = options_take_variable("WATCHDOG_PID");
+    int result = 0;
+
+    if (!o->owned && socket) {
+        options_string(&o->notify_socket, socket);
+        result = options_watchdog(o, usec, pid, e);
+    }
+    free(socket);
+    free(usec);
+    free(pid);
+    return result;
+}
+
 /* As many workers as can run at once. */
 static int options_processors(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -736,7 +786,8 @@ int options_parse(struct options *o, int argc, char **argv, struct err *e) {
         return 0;
     if (options_settle_name(o, &s, e) < 0 || options_settle_connect(o, e) < 0 ||
         options_settle_ranges(o, &s, e) < 0 || options_settle_files(o, e) < 0 ||
-        options_check_epmd_port(e) < 0 || cookie_settle(&o->cookie, s.cookie_file, e) < 0)
+        options_check_epmd_port(e) < 0 || options_manager(o, e) < 0 ||
+        cookie_settle(&o->cookie, s.cookie_file, e) < 0)
         return options_fail(e);
     return 0;
 }
@@ -749,6 +800,7 @@ void options_done(struct options *o) {
     free(o->host);
     free(o->bind);
     free(o->metrics);
+    free(o->notify_socket);
     free(o->venv);
     free(o->none_atom);
     free(o->log_file);

@@ -56,6 +56,9 @@ struct options {
     char *none_atom;             /* "none", "undefined" or "nil" */
     bool unconvertible_str;      /* --unconvertible str */
 
+    char *notify_socket; /* where the service manager listens, or NULL */
+    uint64_t watchdog; /* within how many microseconds it wants to hear something; 0: it does not */
+
     enum log_level log_level;
     enum log_format log_format;
     char *log_file; /* NULL: stderr */

@@ -293,14 +293,14 @@ static PyObject *py_module_drain(PyObject *self, PyObject *unused) {
     (void)unused;
     py_leave();
     leave_drain_begin();
-    py_enter();
     while (!leave_drained()) {
-        py_leave();
         leave_pause();
         py_enter();
         if (PyErr_CheckSignals() < 0)
             return NULL;
+        py_leave();
     }
+    py_enter();
     return Py_NewRef(Py_None);
 }
 
