@@ -51,10 +51,8 @@ __attribute__((format(printf, 1, 2))) static void notify_send(const char *format
     va_start(ap, format);
     vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
-    if (notify.fd < 0 || io_forked()) /* the node is the parent's */
-        return;
-    if (sendto(notify.fd, text, strlen(text), MSG_NOSIGNAL, (const struct sockaddr *)&notify.to,
-               notify.to_len) >= 0)
+    if (notify.fd < 0 || sendto(notify.fd, text, strlen(text), MSG_NOSIGNAL,
+                                (const struct sockaddr *)&notify.to, notify.to_len) >= 0)
         return;
     if (!atomic_exchange(&notify.failed, true))
         log_warning("notify: the service manager cannot be told: %s", strerror(errno));
