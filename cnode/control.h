@@ -11,8 +11,8 @@
 struct control_facts {
     const char *node, *version, *python, *erlang;
     int workers, max_workers; /* the options */
-    bool may_drain;      /* --allow was not given, or it allows pynode */
-    void (*drain)(void); /* what pynode:drain() and SIGTERM start */
+    bool may_drain;           /* --allow was not given, or it allows pynode */
+    void (*drain)(void);      /* what pynode:drain() and SIGTERM start */
 };
 
 /* facts are kept, not copied. */

@@ -5,6 +5,7 @@
 #include "channels.h"
 #include "control.h"
 #include "io.h"
+#include "load.h"
 #include "outcome.h"
 #include "pool.h"
 #include "procs.h"
@@ -111,6 +112,9 @@ static void metrics_work(struct buf *out) {
     metrics_gauge(out, "pynode_queued", "Requests that wait for a thread.", (int64_t)n.queued);
     metrics_gauge(out, "pynode_tasks", "Tasks of the event loop that wait or run.",
                   (int64_t)tasks_count());
+    metrics_seconds(out, "pynode_gil_wait_seconds", "gauge",
+                    "How long a thread that wants Python's lock waits for it at present.",
+                    (double)load_gil_wait(clock_now()) / 1e6);
 }
 
 static void metrics_peers(struct buf *out) {
@@ -171,12 +175,13 @@ static void metrics_times(struct buf *out) {
 
 /* The process, under the names that all programs use. What the system does not tell is left out. */
 static void metrics_process(struct buf *out) {
+    uint64_t resident = load_rss();
     struct usage u;
 
     usage_read(&u);
-    if (u.resident >= 0)
+    if (resident > 0)
         metrics_gauge(out, "process_resident_memory_bytes", "Resident memory size in bytes.",
-                      u.resident);
+                      (int64_t)resident);
     if (u.fds >= 0)
         metrics_gauge(out, "process_open_fds", "Number of open file descriptors.", u.fds);
     metrics_seconds(out, "process_cpu_seconds_total", "counter",

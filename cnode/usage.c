@@ -1,13 +1,11 @@
-/* usage.c - what this process uses of the machine: memory, descriptors, processor time. */
+/* usage.c - what this process uses of the machine: descriptors, processor time. */
 #include "config.h"
 
 #include "usage.h"
 
 #include <dirent.h>
-#include <stdio.h>
 #include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
 static double usage_started;
 
@@ -20,20 +18,6 @@ void usage_init(void) {
 
     clock_gettime(CLOCK_REALTIME, &now);
     usage_started = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-/* The second number of the file is in pages. */
-static int64_t usage_resident(void) {
-    FILE *f = fopen("/proc/self/statm", "re");
-    unsigned long all, resident;
-    int64_t bytes = -1;
-
-    if (!f)
-        return -1;
-    if (fscanf(f, "%lu %lu", &all, &resident) == 2)
-        bytes = (int64_t)resident * sysconf(_SC_PAGESIZE);
-    fclose(f);
-    return bytes;
 }
 
 /* Without the one that reads the directory. */
@@ -54,7 +38,6 @@ void usage_read(struct usage *u) {
 
     getrusage(RUSAGE_SELF, &used);
     *u = (struct usage){
-        .resident = usage_resident(),
         .fds = usage_fds(),
         .cpu = usage_seconds(used.ru_utime) + usage_seconds(used.ru_stime),
         .started = usage_started,

@@ -1,4 +1,4 @@
-/* test_usage.c - memory, descriptors and processor time are those of this process. */
+/* test_usage.c - descriptors and processor time are those of this process. */
 #include "config.h"
 
 #include "usage.h"
@@ -7,23 +7,7 @@
 #include <fcntl.h>
 #include <time.h>
 
-enum { BYTES = 64 << 20, FDS = 20 };
-
-static void test_memory(void) {
-    struct usage before, after;
-    char *p;
-
-    usage_read(&before);
-    p = malloc(BYTES);
-    if (!p)
-        tap_bail("no memory");
-    for (size_t i = 0; i < BYTES; i += 1024)
-        ((volatile char *)p)[i] = 1;
-    usage_read(&after);
-    ok(before.resident > 0, "some memory is resident");
-    ok(after.resident - before.resident >= BYTES / 2, "more when more is touched");
-    free(p);
-}
+enum { FDS = 20 };
 
 static void test_descriptors(void) {
     struct usage before, after, last;
@@ -56,7 +40,6 @@ static void test_time(void) {
 
 int main(void) {
     usage_init();
-    test_memory();
     test_descriptors();
     test_time();
     return tap_end();

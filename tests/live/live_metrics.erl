@@ -201,6 +201,7 @@ blocked() ->
     Other = unanswered(N),
     Samples = live:within(2000, fun() -> prometheus:scrape(At) end),
     ?assert(value("pynode_running", Samples) >= 1),
+    ?assert(value("pynode_gil_wait_seconds", Samples) > 0.2),
     ?assert(value("pynode_calls_total", Samples) > outcome("ok", Samples)),
     [live:within(2000, fun() -> prometheus:scrape(At) end) || _ <- lists:seq(1, 20)],
     no_response = erpc:wait_response(Other, 0),
