@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "conn.h"
+#include "outcome.h"
 #include "stats.h"
 
 #include <errno.h>
@@ -119,6 +120,7 @@ static enum conn_result conn_read_with(struct conn *c, int flags, const char **w
     }
     c->in_len += (size_t)n;
     c->received += (uint64_t)n;
+    c->arrived = outcome_now();
     stats_add(STATS_BYTES_IN, (uint64_t)n);
     return (size_t)n == room ? CONN_MORE : CONN_EMPTY;
 }

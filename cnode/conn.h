@@ -24,6 +24,7 @@ struct conn {
     size_t in_start, in_len, in_cap;
     size_t want;                       /* length of the large frame being read, or 0 */
     uint64_t received;                 /* bytes, ever */
+    int64_t arrived;                   /* when the last of them were read: outcome_now() */
     uint64_t tick_received, tick_sent; /* as they were at the last tick */
     int64_t ticked;                    /* when a tick was last answered */
     int silent;                        /* ticks in a row that brought nothing */

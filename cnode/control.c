@@ -26,11 +26,19 @@ void control_init(const struct control_facts *facts) {
     control.started = clock_now();
 }
 
+const struct control_facts *control_get_facts(void) {
+    return control.facts;
+}
+
+int64_t control_uptime(void) {
+    return clock_now() - control.started;
+}
+
 void control_set_ready(void) {
     atomic_store(&control.ready, true);
 }
 
-static const char *control_state(void) {
+const char *control_state(void) {
     if (route_draining())
         return "draining";
     return atomic_load(&control.ready) ? "ready" : "starting";
@@ -61,7 +69,7 @@ void control_put_status(struct buf *out) {
     control_put_text(out, "version", control.facts->version);
     control_put_text(out, "python", control.facts->python);
     control_put_number(out, "os_pid", (uint64_t)getpid());
-    control_put_number(out, "uptime", (uint64_t)(clock_now() - control.started) / 1000000000);
+    control_put_number(out, "uptime", (uint64_t)control_uptime() / 1000000000);
     control_put_number(out, "workers", (uint64_t)n.workers);
     control_put_number(out, "min_workers", (uint64_t)control.facts->workers);
     control_put_number(out, "max_workers", (uint64_t)control.facts->max_workers);

@@ -17,6 +17,11 @@ struct control_facts {
 
 /* facts are kept, not copied. */
 void control_init(const struct control_facts *facts);
+const struct control_facts *control_get_facts(void);
+
+/* "starting", "ready" or "draining"; how long ago control_init() was, in ns. Any thread. */
+const char *control_state(void);
+int64_t control_uptime(void);
 
 /* What a worker does, as an atom's text. Under exec's lock. */
 const char *control_worker_state(const struct exec_worker *w);

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -58,7 +59,9 @@ static struct {
         tasks_idle;        /* the event loop's thread sleeps, without the lead, and would take it */
     _Atomic bool standing; /* the io thread waits for events, as the leader or as it believes */
     _Atomic bool report, reopen;
-    _Atomic bool soon; /* a connection has something that waits to be written with more */
+    _Atomic bool asked; /* whether it goes round */
+    sem_t round;        /* it does */
+    _Atomic bool soon;  /* a connection has something that waits to be written with more */
     _Atomic bool forked;
 
     /* The io thread sleeps on these when there is no traffic. */
@@ -155,7 +158,7 @@ int io_init(const struct io_settings *settings, struct err *e) {
     if (io.epoll < 0 || wake_init(&io.wake) < 0 || io_start_timer() < 0 ||
         io_watch(io.wake.fd, EPOLLIN, &io_is_wake) < 0 ||
         io_watch(io.timer, EPOLLIN, &io_is_timer) < 0 ||
-        io_watch(settings->listener, EPOLLIN, &io_is_listener) < 0)
+        io_watch(settings->listener, EPOLLIN, &io_is_listener) < 0 || sem_init(&io.round, 0, 0) < 0)
         return err_set(e, EX_OSERR, "io: %s", strerror(errno));
     pthread_atfork(io_before_fork, io_after_fork, io_in_child);
     return 0;
@@ -364,6 +367,18 @@ bool io_pending(void) {
     return pending;
 }
 
+int io_count(void) {
+    int n = 0;
+
+    pthread_mutex_lock(&io.added_lock);
+    for (struct conn *c = io.conns; c; c = c->next)
+        n++;
+    for (struct conn *c = io.added; c; c = c->next)
+        n++;
+    pthread_mutex_unlock(&io.added_lock);
+    return n;
+}
+
 void io_kick(void) {
     wake_set(&io.wake);
 }
@@ -461,6 +476,13 @@ void io_signal(int signo) {
     wake_set(&io.wake);
 }
 
+void io_go_round(void) {
+    atomic_store(&io.asked, true);
+    wake_set(&io.wake);
+    while (sem_wait(&io.round) < 0 && errno == EINTR)
+        ;
+}
+
 static void io_woken(void) {
     if (!atomic_load(&io.stopping)) /* every thread that waits has to see that */
         wake_clear(&io.wake);
@@ -468,6 +490,8 @@ static void io_woken(void) {
     for (struct conn *c = io.conns; c; c = c->next)
         if (atomic_exchange(&c->want_write, false))
             io_set_events(c, true);
+    if (atomic_exchange(&io.asked, false))
+        sem_post(&io.round);
     if (atomic_exchange(&io.reopen, false))
         log_reopen();
     if (atomic_exchange(&io.report, false))

@@ -52,8 +52,15 @@ bool io_wait_room(struct conn *c);
 struct conn *io_find(const char *peer);
 bool io_pending(void);
 
+/* How many connections there are. */
+int io_count(void);
+
 /* Wakes the leader: something was queued by a thread that is not the leader. */
 void io_kick(void);
+
+/* Waits until the leader, whoever that is, has gone round once: it answers wake-ups. For one thread,
+ * before io_stop(). */
+void io_go_round(void);
 
 /* Whether this is a child of the process that the node is: it has none of the node's threads, and
  * its copies of the node's descriptors were closed, for peers must see the node go. */

@@ -6,6 +6,7 @@
 #include "io.h"
 #include "log.h"
 #include "node.h"
+#include "notify.h"
 #include "route.h"
 #include "tasks.h"
 
@@ -108,9 +109,11 @@ void leave_drain_begin(void) {
     log_info("node: draining: %zu requests to finish", exec_load());
     leave.deadline = clock_now() + (int64_t)(leave.drain_timeout * 1e9);
     route_drain();
+    notify_draining(exec_load());
 }
 
 bool leave_drained(void) {
+    notify_draining(exec_load());
     if (!exec_wanted() && !io_pending())
         return true;
     if (clock_now() < leave.deadline)
@@ -148,13 +151,16 @@ void leave_drain(void) {
 }
 
 bool leave_stop(void) {
+    bool watched;
+
     if (leave.stopped)
         return leave.all_ended;
     leave.stopped = true;
+    watched = notify_stop(LEAVE_STOP_SECONDS);
     node_unpublish();
     pool_stop_begin();
     io_stop();
-    leave.all_ended = pool_stop_wait(LEAVE_STOP_SECONDS);
+    leave.all_ended = pool_stop_wait(LEAVE_STOP_SECONDS) && watched;
     log_info("node: stopped");
     return leave.all_ended;
 }

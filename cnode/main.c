@@ -9,6 +9,8 @@
  *     node      name, cookie, listening socket; epmd
  *     exec      the threads that run Python
  *     io        the sockets: read by whichever worker leads, or by the io thread
+ *     scrape    with --metrics, the answers to who asks for them
+ *     notify    under a service manager, what it is told
  *     leave     signals; drain; stop
  *     py_loop   the event loop, with the first task
  *     connect   with --connect, the connections that are kept
@@ -27,8 +29,11 @@
 #include "leave.h"
 #include "log.h"
 #include "mailbox.h"
+#include "metrics.h"
 #include "node.h"
+#include "notify.h"
 #include "options.h"
+#include "outcome.h"
 #include "owner.h"
 #include "process.h"
 #include "py.h"
@@ -38,6 +43,8 @@
 #include "py_worker.h"
 #include "report.h"
 #include "route.h"
+#include "scrape.h"
+#include "usage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -76,9 +83,37 @@ static void main_tell_facts(void) {
 
 /* An owner waits for this line, whatever the level and the file of the log are. */
 static void main_tell_ready(void) {
+    char status[300];
+
+    snprintf(status, sizeof status, "ready: node %.255s, port %d", node_name(), node_port());
+    notify_ready(status);
     (options.owned ? log_stderr : log_info)(
         "node %s: ready: port %d, epmd %d, python %s, workers %d", node_name(), node_port(),
         node_epmd_port(), facts.python, options.workers);
+}
+
+/* Whether the interpreter can be had: it returns when it can. */
+static void main_look(void) {
+    py_enter();
+    py_leave();
+}
+
+static int main_listen(struct err *e) {
+    if (node_listen(&options, e) < 0)
+        return -1;
+    if (!options.metrics)
+        return 0;
+    outcome_measure();
+    return scrape_listen(options.metrics, options.metrics_port, e);
+}
+
+/* What is seen from outside, once there is something to see. */
+static int main_show(struct err *e) {
+    static const struct notify_hooks hooks = {py_attach, main_look, py_detach};
+
+    if (options.metrics && scrape_start(metrics_put, METRICS_TYPE, e) < 0)
+        return -1;
+    return notify_watch(options.watchdog, &hooks, e);
 }
 
 /* Python first, so that all that is imported is there before the first request. */
@@ -87,7 +122,7 @@ static int main_start(const char *program, struct err *e) {
 
     if (options.owned && options.action == OPTIONS_RUN && owner_start(e) < 0)
         return -1;
-    if (node_init(&options, e) < 0)
+    if (notify_init(options.notify_socket, e) < 0 || node_init(&options, e) < 0)
         return -1;
     request_init(node_name(), node_creation());
     route_init(node_name());
@@ -105,7 +140,7 @@ static int main_start(const char *program, struct err *e) {
         return 0;
     main_tell_facts();
     home_init(py_log_attach);
-    if (node_listen(&options, e) < 0)
+    if (main_listen(e) < 0)
         return -1;
     io.listener = node_listener();
     io.net_ticktime = options.net_ticktime;
@@ -118,6 +153,8 @@ static int main_start(const char *program, struct err *e) {
         return -1;
     if (pool_start() < 0)
         return err_set(e, EX_OSERR, "exec: cannot start threads: %s", strerror(errno));
+    if (main_show(e) < 0)
+        return -1;
     leave_started();
     if (node_publish(e) < 0)
         return -1;
@@ -168,6 +205,7 @@ int main(int argc, char **argv) {
     int status = 0;
 
     xmalloc_init();
+    usage_init();
     main_open_standard();
     if (options_parse(&options, argc, argv, &e) < 0 || main_open_log(&e) < 0) {
         fprintf(stderr, "pynode: %s\n", e.text);

@@ -10,6 +10,7 @@
 #include "buf.h"
 #include "cookie.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -31,6 +32,9 @@ enum {
     OPTIONS_SECONDS_MAX = 86400,
     OPTIONS_PATH_MAX = 4096,
 };
+
+/* Half of it in nanoseconds has to have room in 64 bits. */
+static const uint64_t OPTIONS_WATCHDOG_MAX = UINT64_C(1) << 50;
 
 /* The values of getopt_long(3); -m and -c are their own letters. */
 enum {
@@ -54,6 +58,7 @@ enum {
     OPT_MAX_FRAME,
     OPT_MAX_TASKS,
     OPT_MAX_WORKERS,
+    OPT_METRICS,
     OPT_NAME,
     OPT_NET_TICKTIME,
     OPT_NONE_ATOM,
@@ -91,6 +96,7 @@ static const struct option options_long[] = {
     {"max-frame", required_argument, NULL, OPT_MAX_FRAME},
     {"max-tasks", required_argument, NULL, OPT_MAX_TASKS},
     {"max-workers", required_argument, NULL, OPT_MAX_WORKERS},
+    {"metrics", required_argument, NULL, OPT_METRICS},
     {"name", required_argument, NULL, OPT_NAME},
     {"net-ticktime", required_argument, NULL, OPT_NET_TICKTIME},
     {"none-atom", required_argument, NULL, OPT_NONE_ATOM},
@@ -124,6 +130,8 @@ const char options_help[] =
     "  --listen-min PORT, --listen-max PORT\n"
     "                        listen on the first free port of this range (default: any)\n"
     "  --connect NODE        keep a connection to this Erlang node; repeatable (default: none)\n"
+    "  --metrics ADDRESS:PORT\n"
+    "                        answer GET /metrics for Prometheus there (default: nowhere)\n"
     "  --net-ticktime SEC    drop a peer that is silent for so long (default: 60)\n"
     "  --max-frame SIZE      largest message taken, K, M or G may follow (default: 256M)\n"
     "\n"
@@ -241,7 +249,7 @@ static int options_size(size_t *field, const char *option, const char *value, un
 
 static int options_int(int *field, const char *option, const char *value, int min, int max,
                        struct err *e) {
-    size_t v;
+    size_t v = 0;
 
     if (options_size(&v, option, value, (unsigned long)min, (unsigned long)max, e) < 0)
         return -1;
@@ -301,6 +309,35 @@ static int options_allow(struct options *o, const char *value, struct err *e) {
         (colon && (!colon[1] || strchr(colon + 1, ':'))))
         return err_set(e, EX_USAGE, "--allow: '%.80s' is not MODULE or MODULE:FUNCTION", value);
     return options_append(&o->allow, value);
+}
+
+static bool options_is_address(const char *text) {
+    uint8_t address[sizeof(struct in6_addr)];
+
+    return inet_pton(AF_INET, text, address) == 1 || inet_pton(AF_INET6, text, address) == 1;
+}
+
+/* ADDRESS:PORT, the address a number; one of IPv6 stands in brackets, as it has colons itself. */
+static int options_metrics(struct options *o, const char *value, struct err *e) {
+    const char *colon = strrchr(value, ':'), *end = colon;
+    bool brackets = *value == '[' && colon && colon > value && colon[-1] == ']';
+    char address[INET6_ADDRSTRLEN + 1];
+    unsigned long port;
+    int n = -1;
+
+    value += brackets;
+    if (colon) {
+        n = snprintf(address, sizeof address, "%.*s", (int)(colon - value) - brackets, value);
+        end = options_digits(colon + 1, 65535, &port);
+    }
+    if (n < 0 || n >= (int)sizeof address || !end || *end || !options_is_address(address) ||
+        brackets != (strchr(address, ':') != NULL))
+        return err_set(e, EX_USAGE,
+                       "--metrics: '%.80s' is not ADDRESS:PORT, such as 127.0.0.1:9464 or "
+                       "[::1]:9464",
+                       value - brackets);
+    o->metrics_port = (int)port;
+    return options_string(&o->metrics, address);
 }
 
 /* The options that say how terms are converted and events logged: a word out of a few. */
@@ -399,6 +436,8 @@ static int options_take(struct options *o, struct options_scan *s, int opt, cons
     case OPT_COOKIE_FILE:
         s->cookie_file = value;
         return 0;
+    case OPT_METRICS:
+        return options_metrics(o, value, e);
     case OPT_BIND:
         return options_string(&o->bind, value);
     case OPT_PATH:
@@ -662,6 +701,53 @@ static int options_check_epmd_port(struct err *e) {
     return err_set(e, EX_USAGE, "ERL_EPMD_PORT: '%.100s' is not a port from 1 to 65535", text);
 }
 
+/* A variable of the service manager's, taken so that no child thinks it is meant. */
+static char *options_take_variable(const char *name) {
+    const char *value = getenv(name);
+    char *copy = value && *value ? xstrdup(value) : NULL;
+
+    unsetenv(name);
+    return copy;
+}
+
+/* What sd_watchdog_enabled(3) reads. A watchdog for another process is none of ours. */
+static int options_watchdog(struct options *o, const char *usec, const char *pid, struct err *e) {
+    unsigned long interval, process;
+    const char *end;
+
+    if (!usec)
+        return 0;
+    end = options_digits(usec, ULONG_MAX, &interval);
+    if (!end || *end || interval == 0)
+        return err_set(e, EX_USAGE, "WATCHDOG_USEC: '%.80s' is not a number of microseconds", usec);
+    if (pid) {
+        end = options_digits(pid, INT_MAX, &process);
+        if (!end || *end)
+            return err_set(e, EX_USAGE, "WATCHDOG_PID: '%.80s' is not a process", pid);
+        if ((pid_t)process != getpid())
+            return 0;
+    }
+    o->watchdog = interval < OPTIONS_WATCHDOG_MAX ? interval : OPTIONS_WATCHDOG_MAX;
+    return 0;
+}
+
+/* A node that a BEAM owns speaks to that: what the variables say is meant for the BEAM. */
+static int options_manager(struct options *o, struct err *e) {
+    char *socket = options_take_variable("NOTIFY_SOCKET");
+    char *usec = options_take_variable("WATCHDOG_USEC");
+    char *pid = options_take_variable("WATCHDOG_PID");
+    int result = 0;
+
+    if (!o->owned && socket) {
+        options_string(&o->notify_socket, socket);
+        result = options_watchdog(o, usec, pid, e);
+    }
+    free(socket);
+    free(usec);
+    free(pid);
+    return result;
+}
+
 /* As many workers as can run at once. */
 static int options_processors(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -708,7 +794,8 @@ int options_parse(struct options *o, int argc, char **argv, struct err *e) {
         return 0;
     if (options_settle_name(o, &s, e) < 0 || options_settle_connect(o, e) < 0 ||
         options_settle_ranges(o, &s, e) < 0 || options_settle_files(o, e) < 0 ||
-        options_check_epmd_port(e) < 0 || cookie_settle(&o->cookie, s.cookie_file, e) < 0)
+        options_check_epmd_port(e) < 0 || options_manager(o, e) < 0 ||
+        cookie_settle(&o->cookie, s.cookie_file, e) < 0)
         return options_fail(e);
     return 0;
 }
@@ -720,6 +807,8 @@ void options_done(struct options *o) {
     free(o->alive);
     free(o->host);
     free(o->bind);
+    free(o->metrics);
+    free(o->notify_socket);
     free(o->venv);
     free(o->none_atom);
     free(o->log_file);

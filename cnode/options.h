@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum options_action { OPTIONS_RUN, OPTIONS_HELP, OPTIONS_VERSION, OPTIONS_CHECK };
 enum options_program { OPTIONS_NONE, OPTIONS_SCRIPT, OPTIONS_MODULE, OPTIONS_COMMAND };
@@ -29,7 +30,9 @@ struct options {
     bool owned;      /* --owned */
     char *cookie;    /* never logged */
     char *bind;      /* NULL: what host resolves to */
-    int listen_min;  /* port range; 0..0: any */
+    char *metrics;   /* the address of --metrics, or NULL; and its port */
+    int metrics_port;
+    int listen_min; /* port range; 0..0: any */
     int listen_max;
     int net_ticktime; /* seconds, default 60 */
     size_t max_frame; /* bytes, default 256 MiB */
@@ -53,6 +56,9 @@ struct options {
     bool strings_as_bytes;       /* --strings bytes */
     char *none_atom;             /* "none", "undefined" or "nil" */
     bool unconvertible_str;      /* --unconvertible str */
+
+    char *notify_socket; /* where the service manager listens, or NULL */
+    uint64_t watchdog; /* within how many microseconds it wants to hear something; 0: it does not */
 
     enum log_level log_level;
     enum log_format log_format;

@@ -291,16 +291,18 @@ static PyObject *py_module_requested(PyObject *self, PyObject *unused) {
 static PyObject *py_module_drain(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
+    if (io_forked()) /* the requests are the parent's, and so are the locks around them */
+        return Py_NewRef(Py_None);
     py_leave();
     leave_drain_begin();
-    py_enter();
     while (!leave_drained()) {
-        py_leave();
         leave_pause();
         py_enter();
         if (PyErr_CheckSignals() < 0)
             return NULL;
+        py_leave();
     }
+    py_enter();
     return Py_NewRef(Py_None);
 }
 

@@ -6,6 +6,7 @@
 #include "home.h"
 #include "io.h"
 #include "log.h"
+#include "outcome.h"
 #include "py.h"
 #include "py_call.h"
 #include "py_encode.h"
@@ -112,6 +113,7 @@ static void py_reply_fail(struct request *r, struct buf *out, struct buf *exit) 
     etf_put_slice(exit, py_reply_slice(&stack));
     buf_done(&reason);
     buf_done(&stack);
+    outcome_answered(OUTCOME_ERROR, r->arrived);
 }
 
 /* Answers a request that was cancelled although somebody still waits for it: its queue was dropped, or it
@@ -119,7 +121,14 @@ static void py_reply_fail(struct request *r, struct buf *out, struct buf *exit) 
 static void py_reply_cancelled(struct request *r, struct buf *out) {
     PyErr_Clear();
     stats_add(STATS_CANCELLED, 1);
+    outcome_add(OUTCOME_CANCELLED);
     answer_refuse(r, out, "cancelled");
+}
+
+/* Nobody waits for the answer any more. */
+static void py_reply_drop(void) {
+    PyErr_Clear();
+    outcome_add(OUTCOME_CANCELLED);
 }
 
 static int py_reply_put(struct buf *out, PyObject *result) {
@@ -138,11 +147,14 @@ static void py_reply_succeed(struct request *r, struct buf *out, struct buf *exi
 
     if (!answer_begin(r, out, &begin)) {
         answer_done(r, out);
+        outcome_answered(OUTCOME_OK, r->arrived);
         return;
     }
     if (py_reply_put(out, result) == 0) {
-        if (answer_end(r, out, begin) == 0)
+        if (answer_end(r, out, begin) == 0) {
+            outcome_answered(OUTCOME_OK, r->arrived);
             return;
+        }
         PyErr_SetString(PyExc_ValueError, "result: longer than a distribution frame can be");
     }
     out->len = begin;
@@ -163,7 +175,7 @@ void py_reply_end(struct exec_worker *w, struct request *r, PyObject *result, st
     if (w && r->interrupted) /* what it has not been hit by must not hit another */
         py_forget_raised();
     if (!wanted)
-        PyErr_Clear();
+        py_reply_drop();
     else if (result)
         py_reply_succeed(r, out, exit, result);
     else if (!(keep = !py_reply_is_cancelled(r)))

@@ -73,6 +73,7 @@ struct request {
     uint32_t pid_id, pid_serial; /* the process it is to its caller; 0: none */
     int spawn_flags;             /* DIST_SPAWN_LINK | DIST_SPAWN_MONITOR */
     bool announced;              /* its SPAWN_REPLY has left; under exec's lock */
+    int64_t arrived;             /* outcome_now() when it was read */
 
     /* All below is exec's, under its lock. */
     struct exec_lane *lane; /* in target; NULL: any order */

@@ -10,6 +10,7 @@
 #include "ids.h"
 #include "io.h"
 #include "log.h"
+#include "outcome.h"
 #include "process.h"
 #include "stats.h"
 
@@ -140,6 +141,7 @@ static void route_cancelled(struct request *r) {
 
     etf_put_atom(&why, "killed");
     stats_add(STATS_CANCELLED, 1);
+    outcome_add(OUTCOME_CANCELLED);
     route_ended(r, (struct slice){why.data, why.len});
     buf_done(&why);
 }
@@ -193,6 +195,7 @@ void route_drop_queue(struct slice name) {
     for (; r; r = next) {
         next = r->next;
         stats_add(STATS_CANCELLED, 1);
+        outcome_add(OUTCOME_CANCELLED);
         answer_refuse(r, &out, "cancelled");
         route_put_later(r, &out);
         route_free(r);
@@ -235,6 +238,7 @@ static void route_log_refused(const struct request *r, const char *why) {
 
 static void route_refuse(struct request *r, const char *why) {
     stats_add(STATS_REFUSED, 1);
+    outcome_add(OUTCOME_REFUSED);
     route_log_refused(r, why);
     route_told(r);
     answer_refuse(r, &route.out, why);
@@ -249,6 +253,7 @@ static void route_bad_option(struct request *r) {
     if (r->kind == REQUEST_APP_CAST)
         log_warning("cast: bad option: %.*s", (int)bad.len, (const char *)bad.data);
     answer_bad_option(r, &route.out);
+    outcome_answered(OUTCOME_ERROR, r->arrived);
     route_put(r, &route.out);
     route_free(r);
 }
@@ -276,6 +281,7 @@ static bool route_is_repeat(struct request *r) {
 /* Hands a request over to Python's side, or says why not. r is the callee's in any case. */
 static void route_push(struct conn *c, struct request *r) {
     r->conn = conn_ref(c);
+    r->arrived = c->arrived;
     if (r->options.bad.data) {
         route_bad_option(r);
     } else if (control_answer(r, &route.out)) {
@@ -317,6 +323,7 @@ bool route_deliver(struct proc *p, const struct dist_msg *msg, struct frame *fra
         r->kind = REQUEST_SERVER_INFO;
         r->args = msg->payload;
     }
+    r->arrived = outcome_now();
     r->target = p;
     r->lane = &p->lane;
     if (!route_draining() && exec_push(r)) {
@@ -506,6 +513,7 @@ static void route_exit_request(uint32_t id, uint32_t serial, struct slice reason
     route_pid_ended(id, serial, reason);
     if (r) {
         stats_add(STATS_CANCELLED, 1);
+        outcome_add(OUTCOME_CANCELLED);
         route_free(r);
     }
     buf_done(&killed);

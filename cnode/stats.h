@@ -30,4 +30,7 @@ uint64_t stats_get(enum stats_counter counter);
 /* The counter's name as an Erlang atom's text: "calls", ... */
 const char *stats_name(enum stats_counter counter);
 
+/* What it counts, as a sentence for people. */
+const char *stats_help(enum stats_counter counter);
+
 #endif

@@ -43,6 +43,7 @@
                   max_tasks => pos_integer(),
                   remember_ids => non_neg_integer(),
                   loop => auto | asyncio | uvloop,
+                  metrics => string(),
                   strings => utf8 | bytes,
                   none_atom => none | undefined | nil,
                   unconvertible => error | str,
@@ -204,12 +205,21 @@ unique(Specs) ->
 spec(Map) when is_map(Map) ->
     case checked(fun option/2, maps:merge(defaults(), Map)) of
         {ok, #{workers := Workers, max_workers := Max}} when Workers > Max -> bad(max_workers);
-        {ok, Spec = #{count := Count}} -> {ok, instances(Count, maps:remove(count, Spec))};
+        {ok, Spec = #{count := Count}} -> several(Count, maps:remove(count, Spec));
         {ok, Spec} -> {ok, [Spec#{alive => atom_to_list(maps:get(name, Spec))}]};
         Bad -> Bad
     end;
 spec(_) ->
     bad(nodes).
+
+%% They cannot share a port.
+several(Count, Spec = #{metrics := Address}) when Count > 1 ->
+    case lists:last(string:split(Address, ":", trailing)) of
+        "0" -> {ok, instances(Count, Spec)};
+        _ -> bad(metrics)
+    end;
+several(Count, Spec) ->
+    {ok, instances(Count, Spec)}.
 
 instances(Count, Spec = #{name := Name}) ->
     [Spec#{alive => atom_to_list(Name) ++ integer_to_list(N)} || N <- lists:seq(1, Count)].
@@ -248,6 +258,7 @@ option(max_connections, V) -> number(V, 0, ?CONNECTIONS_MAX);
 option(mailbox_size, V) -> number(V, 1, ?QUEUE_MAX);
 option(max_tasks, V) -> number(V, 1, ?QUEUE_MAX);
 option(remember_ids, V) -> number(V, 0, ?IDS_MAX);
+option(metrics, V) -> address(V);
 option(loop, V) -> one_of(V, [auto, asyncio, uvloop]);
 option(strings, V) -> one_of(V, [utf8, bytes]);
 option(none_atom, V) -> one_of(V, [none, undefined, nil]);
@@ -381,6 +392,25 @@ name_of_variable(Key, Value) ->
         false -> {ok, {Key, Value}}
     end.
 
+%% "127.0.0.1:9464" or "[::1]:9464": an address, which is a number, and a port.
+address(V) ->
+    case text(V) of
+        {ok, Text} ->
+            case re:run(Text, "^(.+):([0-9]{1,5})$", [{capture, all_but_first, list}, unicode, dollar_endonly]) of
+                {match, [Host, Port]} -> address(Text, is_numeric(Host), list_to_integer(Port));
+                nomatch -> error
+            end;
+        error -> error
+    end.
+
+address(Text, true, Port) when Port =< 65535 -> {ok, Text};
+address(_, _, _) -> error.
+
+is_numeric("[" ++ Rest) ->
+    lists:suffix("]", Rest) andalso element(1, inet:parse_ipv6strict_address(lists:droplast(Rest))) =:= ok;
+is_numeric(Host) ->
+    element(1, inet:parse_ipv4strict_address(Host)) =:= ok.
+
 %% Module, "module:function" or {Module, Function}.
 allowed({M, F}) ->
     case {word(M), word(F)} of
@@ -412,6 +442,7 @@ arg(max_connections, V) -> ["--max-connections", integer_to_list(V)];
 arg(mailbox_size, V) -> ["--mailbox-size", integer_to_list(V)];
 arg(max_tasks, V) -> ["--max-tasks", integer_to_list(V)];
 arg(remember_ids, V) -> ["--remember-ids", integer_to_list(V)];
+arg(metrics, V) -> ["--metrics", V];
 arg(loop, V) -> ["--loop", atom_to_list(V)];
 arg(strings, V) -> ["--strings", atom_to_list(V)];
 arg(none_atom, V) -> ["--none-atom", atom_to_list(V)];

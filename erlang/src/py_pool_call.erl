@@ -34,7 +34,7 @@
             until :: integer() | infinity,
             queue_until :: integer() | infinity,
             tries = 0 :: non_neg_integer(),        % that may have run
-            ran_at = [] :: [node()]}).             % nodes that went while it was running there
+            lost = 0 :: non_neg_integer()}).       % nodes that went while it was running there
 
 %%% ------------------------------------------------------------------ options
 
@@ -147,19 +147,20 @@ call(Node, Pid, Slot, InFlight, C = #c{module = M, function = F, args = Args, wi
 ended({error, {node_down, _, not_started}}, C) -> again(C, 1);
 ended({error, draining}, C) -> again(C, 1);
 ended({error, overloaded}, C) -> again(C, ?PAUSE_MIN);
-ended({error, {node_down, Node, Progress}} = Error, C = #c{options = #{idempotent := true}}) -> lost(Node, Progress, Error, C);
+ended({error, {node_down, _, Progress}} = Error, C = #c{options = #{idempotent := true}}) -> lost(Progress, Error, C);
 ended(Result, _) -> Result.
 
-lost(Node, Progress, Error, C = #c{tries = Tries, options = Options, ran_at = Before}) ->
-    RanAt = case Progress of
-                started -> lists:usort([Node | Before]);
-                unknown -> Before
-            end,
+%% A node that was started again counts as another.
+lost(Progress, Error, C = #c{tries = Tries, options = Options, lost = Before}) ->
+    Lost = case Progress of
+               started -> Before + 1;
+               unknown -> Before
+           end,
     Retries = maps:get(retries, Options, ?RETRIES),
     if
-        length(RanAt) >= ?POISON -> {error, poison};
+        Lost >= ?POISON -> {error, poison};
         Tries >= Retries -> Error;
-        true -> again(C#c{tries = Tries + 1, ran_at = RanAt}, min(?PAUSE_MAX, ?PAUSE_MIN bsl min(Tries, 10)))
+        true -> again(C#c{tries = Tries + 1, lost = Lost}, min(?PAUSE_MAX, ?PAUSE_MIN bsl min(Tries, 10)))
     end.
 
 %% After a pause, so that not all that have lost a node come at once.

@@ -103,7 +103,8 @@ labels_test() ->
 spread_test() ->
     Nodes = [{list_to_atom("n" ++ integer_to_list(I)), 0, 0, 1000} || I <- lists:seq(1, 50)],
     with(Nodes, fun(Entries) ->
-        [py_place:place(Entries, #{}) || _ <- lists:seq(1, 5000)],
+        Placed = [spawn_monitor(fun() -> [py_place:place(Entries, #{}) || _ <- lists:seq(1, 10)] end) || _ <- lists:seq(1, 500)],
+        [receive {'DOWN', Monitor, process, _, _} -> ok end || {_, Monitor} <- Placed],
         Counts = [py_counter:in_flight(C) || {_, _, C} <- tuple_to_list(Entries)],
         ?assert(lists:max(Counts) =< 120),
         ?assert(lists:min(Counts) >= 80)

@@ -67,6 +67,8 @@ static void test_defaults(void) {
     ok(!o.long_names, "default: a short name");
     ok(o.host && *o.host && !strchr(o.host, '.'), "default: the host without its domain");
     ok(!o.bind, "default: no --bind");
+    ok(!o.metrics, "default: no --metrics");
+    ok(!o.notify_socket && o.watchdog == 0, "default: no service manager");
     is_int(o.listen_min, 0, "default: any port");
     is_int(o.listen_max, 0, "default: any port, upper end");
     is_int(o.net_ticktime, 60, "default: net_ticktime 60");
@@ -140,6 +142,62 @@ static void test_values(void) {
     is_int(parse("--bind a --bind b --strings bytes --strings utf8"), 0, "given twice");
     is_str(o.bind, "b", "the last one counts");
     ok(!o.strings_as_bytes, "for words, too");
+}
+
+static void test_metrics(void) {
+    is_int(parse("--metrics 127.0.0.1:9464"), 0, "--metrics");
+    is_str(o.metrics, "127.0.0.1", "its address");
+    is_int(o.metrics_port, 9464, "and its port");
+    is_int(parse("--metrics [::1]:0"), 0, "an address of IPv6");
+    is_str(o.metrics, "::1", "without its brackets");
+    is_int(o.metrics_port, 0, "any port");
+    is_int(parse("--metrics 0.0.0.0:65535 --metrics [ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:1"), 0,
+           "a long one, given last");
+    is_str(o.metrics, "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255", "counts");
+}
+
+/* What systemd has in the environment. */
+static void set_manager(const char *socket, const char *usec, const char *pid) {
+    setenv("NOTIFY_SOCKET", socket, 1);
+    setenv("WATCHDOG_USEC", usec, 1);
+    setenv("WATCHDOG_PID", pid, 1);
+}
+
+static void test_manager(void) {
+    char pid[32];
+
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    set_manager("/run/s", "30000000", pid);
+    is_int(parse(""), 0, "a service manager");
+    is_str(o.notify_socket, "/run/s", "its socket");
+    is_int(o.watchdog, 30000000, "its watchdog");
+    ok(!getenv("NOTIFY_SOCKET") && !getenv("WATCHDOG_USEC") && !getenv("WATCHDOG_PID"),
+       "children are not told of it");
+    set_manager("@s", "5", "");
+    is_int(parse(""), 0, "a watchdog for whoever it is");
+    is_int(o.watchdog, 5, "counts");
+    set_manager("@s", "5", "1");
+    is_int(parse(""), 0, "one for another process");
+    is_int(o.watchdog, 0, "does not");
+    is_str(o.notify_socket, "@s", "but the socket does");
+    set_manager("", "5", pid);
+    is_int(parse(""), 0, "an empty socket");
+    ok(!o.notify_socket && o.watchdog == 0, "is none");
+    set_manager("/run/s", "5", pid);
+    is_int(parse("--owned"), 0, "a node that is owned");
+    ok(!o.notify_socket && o.watchdog == 0, "leaves the manager to its owner");
+    ok(!getenv("NOTIFY_SOCKET"), "and its children, too");
+    set_manager("/run/s", "18446744073709551615", pid);
+    is_int(parse(""), 0, "a watchdog in half a million years");
+    is_int(o.watchdog, INT64_C(1) << 50, "comes sooner");
+    set_manager("/run/s", "0", pid);
+    is_int(parse(""), EX_USAGE, "no time at all is refused");
+    is_str(e.text, "WATCHDOG_USEC: '0' is not a number of microseconds", "and named");
+    set_manager("/run/s", "1s", pid);
+    is_int(parse(""), EX_USAGE, "so is a unit");
+    set_manager("/run/s", "5", "x");
+    is_int(parse(""), EX_USAGE, "and a process that is none");
+    is_str(e.text, "WATCHDOG_PID: 'x' is not a process", "which is named");
 }
 
 static void test_lists(void) {
@@ -220,6 +278,44 @@ static void test_refused(void) {
         {"--remember-ids 65537", EX_USAGE, "--remember-ids: '65537' is not a number from 0 to 65536"},
         {"--loop trio", EX_USAGE, "--loop: 'trio' is not one of auto, asyncio, uvloop"},
         {"--max-atoms x", EX_USAGE, "--max-atoms: 'x' is not a number from 1 to 16777216"},
+        {"--metrics 9464", EX_USAGE,
+         "--metrics: '9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1", EX_USAGE,
+         "--metrics: '127.0.0.1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:", EX_USAGE,
+         "--metrics: '127.0.0.1:' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:x", EX_USAGE,
+         "--metrics: '127.0.0.1:x' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:65536", EX_USAGE,
+         "--metrics: '127.0.0.1:65536' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1:-1", EX_USAGE,
+         "--metrics: '127.0.0.1:-1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics :9464", EX_USAGE,
+         "--metrics: ':9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics localhost:9464", EX_USAGE,
+         "--metrics: 'localhost:9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics ::1:9464", EX_USAGE,
+         "--metrics: '::1:9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [::1]", EX_USAGE,
+         "--metrics: '[::1]' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [::1]9464", EX_USAGE,
+         "--metrics: '[::1]9464' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [127.0.0.1]:1", EX_USAGE,
+         "--metrics: '[127.0.0.1]:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics []:1", EX_USAGE,
+         "--metrics: '[]:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [:1", EX_USAGE,
+         "--metrics: '[:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics [::1:1", EX_USAGE,
+         "--metrics: '[::1:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics ]:1", EX_USAGE,
+         "--metrics: ']:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 127.0.0.1]:1", EX_USAGE,
+         "--metrics: '127.0.0.1]:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 999.0.0.1:1", EX_USAGE,
+         "--metrics: '999.0.0.1:1' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
+        {"--metrics 1.2.3.4:5:6", EX_USAGE,
+         "--metrics: '1.2.3.4:5:6' is not ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464"},
         {"--net-ticktime 0", EX_USAGE, "--net-ticktime: '0' is not a number from 1 to 86400"},
         {"--port 65536", EX_USAGE, "--port: '65536' is not a number from 0 to 65535"},
         {"--listen-min 0", EX_USAGE, "--listen-min: '0' is not a number from 1 to 65535"},
@@ -665,6 +761,8 @@ int main(int argc, char **argv) {
     cookie_file = write_file("good.cookie", "secret", 6, 0600);
     test_defaults();
     test_values();
+    test_metrics();
+    test_manager();
     test_lists();
     test_connect();
     test_refused();

@@ -281,7 +281,7 @@ restricted() ->
 bad() ->
     Node = [{name, "py"}, {count, 0}, {program, pynode}, {python, 3}, {venv, ""}, {path, "/a"}, {import, json},
             {env, #{}}, {args, [port]}, {workers, 0}, {max_workers, 1025}, {queue_size, 0}, {max_frame, 1},
-            {max_atoms, 0}, {max_connections, -1}, {mailbox_size, 0}, {max_tasks, 0}, {remember_ids, -1}, {loop, trio}, {strings, utf16}, {none_atom, null}, {unconvertible, repr}, {allow, math},
+            {max_atoms, 0}, {max_connections, -1}, {mailbox_size, 0}, {max_tasks, 0}, {remember_ids, -1}, {loop, trio}, {metrics, "127.0.0.1"}, {strings, utf16}, {none_atom, null}, {unconvertible, repr}, {allow, math},
             {log_level, all}, {net_ticktime, 0}, {drain_timeout, -1}, {start_timeout, 0}, {kill_after, never},
             {restart, permanent}, {rlimits, []}, {cgroup, true}, {labels, []}, {unknown, 1}],
     Inner = [{restart, intensity}, {restart, period}, {restart, backoff_min}, {restart, backoff_max},
