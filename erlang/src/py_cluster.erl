@@ -122,10 +122,27 @@ init([]) ->
 
 -spec handle_continue(join, #s{}) -> {noreply, #s{}}.
 handle_continue(join, S) ->
-    {_, Members} = pg:monitor(?SCOPE, ?GROUP),
+    Self = self(),
+    spawn_link(fun() -> watch(Self) end),
     ok = pg:join(?SCOPE, ?GROUP, self()),
     py_coordinator:tell_locals(),
-    {noreply, lists:foldl(fun greet/2, S, Members -- [self()])}.
+    {noreply, S}.
+
+%% Who comes and who goes. In a process of its own: the pg of OTP 25 ends when a process that is a member and watches
+%% the group, too, is killed.
+watch(Cluster) ->
+    {Monitor, Members} = pg:monitor(?SCOPE, ?GROUP),
+    Cluster ! {members, join, Members},
+    watch(Cluster, Monitor).
+
+watch(Cluster, Monitor) ->
+    receive
+        {Monitor, Event, ?GROUP, Pids} ->
+            Cluster ! {members, Event, Pids},
+            watch(Cluster, Monitor);
+        _ ->
+            watch(Cluster, Monitor)
+    end.
 
 -spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}} | {noreply, #s{}}.
 handle_call({use, Pool}, _From, S) ->
@@ -159,9 +176,9 @@ handle_cast(_Request, S) ->
     {noreply, S}.
 
 -spec handle_info(term(), #s{}) -> {noreply, #s{}}.
-handle_info({_Monitor, join, ?GROUP, Pids}, S) ->
+handle_info({members, join, Pids}, S) ->
     {noreply, lists:foldl(fun greet/2, S, Pids -- [self()])};
-handle_info({_Monitor, leave, ?GROUP, Pids}, S = #s{members = Members}) ->
+handle_info({members, leave, Pids}, S = #s{members = Members}) ->
     {noreply, written(S#s{members = maps:without(Pids, Members)})};
 handle_info({py_nodes, Pid, Changes}, S) ->
     {noreply, written(change_member(Pid, fun({Nodes, Pools}) -> {changed(Nodes, Changes), Pools} end, S))};
