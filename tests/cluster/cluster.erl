@@ -219,7 +219,7 @@ rule(Do, From, To) ->
 %% Milliseconds after which a cut must have been noticed: net_ticktime and a quarter, which is as late as a tick
 %% can be found missing, and what a busy machine may take for telling it.
 detected() ->
-    ?TICKTIME * 1250 + 250.
+    ?TICKTIME * 1250 + 500.
 
 %%% ------------------------------------------------------------------ calls that last
 
