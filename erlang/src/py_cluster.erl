@@ -32,6 +32,7 @@
 -define(GROUP, py_cluster).
 -define(ALL, cluster). % the pool of all nodes
 -define(MAX_QUEUE, 10000).
+-define(NEW, 1000). % ms in which the other VMs will have said what there is
 
 -record(s, {entries = #{} :: #{node() => py_table:entry()},  % attached here
             own = #{} :: #{node() => facts()},
@@ -39,7 +40,9 @@
             members = #{} :: #{pid() => {#{node() => facts()}, #{pool() => policy()}}},
             used = #{} :: #{pool() => true},                  % whose nodes are wanted here
             wanted = [] :: [node()],
-            waiting = [] :: [{node(), gen_server:from()}]}).
+            waiting = [] :: [{node(), gen_server:from()}],
+            is_new = true :: boolean(),                       % others may not have said yet what there is
+            unknown = [] :: [{pool(), gen_server:from()}]}).  % asked for meanwhile
 
 -spec start_link() -> gen_server:start_ret().
 start_link() ->
@@ -55,9 +58,13 @@ locals(Locals) ->
 use(Pool) ->
     call({use, Pool}).
 
--spec set_pool(pool(), policy()) -> ok | {error, not_started}.
-set_pool(Pool, Policy) ->
-    call({set_pool, Pool, Policy}).
+%% A pool is started here.
+-spec set_pool(pool(), py_options:pool()) -> ok | {error, not_started}.
+set_pool(Pool, Options) ->
+    call({set_pool, Pool, policy(Options)}).
+
+policy(Options) ->
+    maps:with([labels, strategy, max_queue], Options).
 
 -spec remove_pool(pool()) -> ok | {error, not_started}.
 remove_pool(Pool) ->
@@ -118,7 +125,9 @@ call(Request) ->
 
 -spec init([]) -> {ok, #s{}, {continue, join}}.
 init([]) ->
-    {ok, #s{used = maps:from_list([{Pool, true} || Pool <- py_table:used_pools()])}, {continue, join}}.
+    erlang:send_after(?NEW, self(), known),
+    Pools = maps:map(fun(_, Options) -> policy(Options) end, py_table:pool_options()),
+    {ok, #s{pools = Pools, used = maps:from_list([{Pool, true} || Pool <- py_table:used_pools()])}, {continue, join}}.
 
 -spec handle_continue(join, #s{}) -> {noreply, #s{}}.
 handle_continue(join, S) ->
@@ -145,13 +154,11 @@ watch(Cluster, Monitor) ->
     end.
 
 -spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}} | {noreply, #s{}}.
-handle_call({use, Pool}, _From, S) ->
+handle_call({use, Pool}, From, S = #s{is_new = IsNew, unknown = Unknown}) ->
     case is_map_key(Pool, policies(S)) of
-        true ->
-            py_table:set_used_pool(Pool),
-            {reply, ok, written(S#s{used = (S#s.used)#{Pool => true}})};
-        false ->
-            {reply, {error, no_pool}, S}
+        true -> {reply, ok, used(Pool, S)};
+        false when IsNew -> {noreply, S#s{unknown = [{Pool, From} | Unknown]}};
+        false -> {reply, {error, no_pool}, S}
     end;
 handle_call({set_pool, Pool, Policy}, _From, S = #s{pools = Pools}) ->
     {reply, ok, written(tell_pools(S#s{pools = Pools#{Pool => Policy}}))};
@@ -182,10 +189,20 @@ handle_info({members, leave, Pids}, S = #s{members = Members}) ->
     {noreply, written(S#s{members = maps:without(Pids, Members)})};
 handle_info({py_nodes, Pid, Changes}, S) ->
     {noreply, written(change_member(Pid, fun({Nodes, Pools}) -> {changed(Nodes, Changes), Pools} end, S))};
-handle_info({py_pools, Pid, Pools}, S) ->
-    {noreply, written(change_member(Pid, fun({Nodes, _}) -> {Nodes, Pools} end, S))};
+handle_info({py_pools, Pid, Pools}, S0) ->
+    S = written(change_member(Pid, fun({Nodes, _}) -> {Nodes, Pools} end, S0)),
+    {Known, Unknown} = lists:partition(fun({Pool, _}) -> is_map_key(Pool, Pools) end, S#s.unknown),
+    [gen_server:reply(From, ok) || {_, From} <- Known],
+    {noreply, lists:foldl(fun({Pool, _}, Acc) -> used(Pool, Acc) end, S#s{unknown = Unknown}, Known)};
+handle_info(known, S = #s{unknown = Unknown}) ->
+    [gen_server:reply(From, {error, no_pool}) || {_, From} <- Unknown],
+    {noreply, S#s{is_new = false, unknown = []}};
 handle_info(_Late, S) ->
     {noreply, S}.
+
+used(Pool, S = #s{used = Used}) ->
+    py_table:set_used_pool(Pool),
+    written(S#s{used = Used#{Pool => true}}).
 
 %%% ------------------------------------------------------------------ members
 

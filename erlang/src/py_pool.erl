@@ -17,8 +17,7 @@
             options :: py_options:pool(),
             nodes = #{} :: #{Alive :: string() => {py_options:spec(), Since :: integer()}},
             todo = [] :: [{Alive :: string(), gen_server:from() | none}], % to be replaced, the next one first
-            busy = none :: none | {Monitor :: reference(), Old :: string(), New :: string()},
-            failed = #{} :: #{gen_server:from() => term()}}).
+            busy = none :: none | {Pid :: pid(), Old :: string(), New :: py_options:spec()}}). % who replaces one
 
 -spec start_link(py_cluster:pool(), py_options:pool()) -> gen_server:start_ret().
 start_link(Pool, Options) ->
@@ -54,8 +53,9 @@ call(Pid, Request, Timeout) ->
 %% Those that run already, and as many new ones as are missing.
 -spec init({py_cluster:pool(), py_options:pool()}) -> {ok, #s{}}.
 init({Pool, Options}) ->
+    process_flag(trap_exit, true), % of who replaces a node, and ends with this process
     py_table:set_pool(Pool, Options),
-    py_cluster:set_pool(Pool, maps:with([labels, strategy, max_queue], Options)),
+    py_cluster:set_pool(Pool, Options),
     erlang:send_after(?LOOK, self(), look),
     {ok, fill(lists:foldl(fun add/2, #s{pool = Pool, options = Options}, running(Pool)))}.
 
@@ -68,7 +68,7 @@ port_info(Pid) ->
     catch exit:_ -> []
     end.
 
--spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}} | {noreply, #s{}} | {stop, normal, ok, #s{}}.
+-spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}} | {noreply, #s{}}.
 handle_call(replace_all, From, S = #s{nodes = Nodes, todo = Todo}) ->
     case lists:sort(maps:keys(Nodes)) of
         [] -> {reply, ok, S};
@@ -80,13 +80,14 @@ handle_call({resize, Count}, _From, S = #s{pool = Pool, options = Options = #{sp
     Sized = Options#{specs => [lists:nth(I rem length(Specs) + 1, Specs) || I <- lists:seq(0, Count - 1)]},
     py_table:set_pool(Pool, Sized),
     {reply, ok, fill(S#s{options = Sized})};
-handle_call({stop, Timeout}, From, S = #s{pool = Pool, nodes = Nodes}) ->
+handle_call({stop, Timeout}, _From, S = #s{pool = Pool, nodes = Nodes, busy = Busy}) ->
     py_table:remove_pool(Pool),
     py_cluster:remove_pool(Pool),
-    Stopping = [spawn_monitor(fun() -> stop_node(Spec, Timeout) end) || {Spec, _} <- maps:values(Nodes)],
+    [exit(Pid, kill) || {Pid, _, _} <- [Busy]],
+    Specs = [Spec || {Spec, _} <- maps:values(Nodes)] ++ [New || {_, _, New} <- [Busy]],
+    Stopping = [spawn_monitor(fun() -> stop_node(Spec, Timeout) end) || Spec <- Specs],
     [receive {'DOWN', Monitor, process, _, _} -> ok end || {_, Monitor} <- Stopping],
-    gen_server:reply(From, ok),
-    {noreply, S#s{nodes = #{}, options = (S#s.options)#{specs => []}}};
+    {reply, ok, S#s{nodes = #{}, options = (S#s.options)#{specs => []}, todo = [], busy = none}};
 handle_call(info, _From, S = #s{nodes = Nodes, todo = Todo, busy = Busy}) ->
     Replaced = [A || {A, _} <- Todo] ++ [Old || {_, Old, _} <- [Busy]],
     {reply, #{nodes => lists:sort([py_program:node_name(Spec) || {Spec, _} <- maps:values(Nodes)]),
@@ -103,8 +104,8 @@ handle_info(look, S0) ->
     erlang:send_after(?LOOK, self(), look),
     S = without_drained(S0),
     {noreply, next(lists:foldl(fun due/2, S, maps:to_list(S#s.nodes)))};
-handle_info({'DOWN', Monitor, process, _, Reason}, S = #s{busy = {Monitor, Old, New}}) ->
-    {noreply, next(replaced(Reason, Old, New, S#s{busy = none}))};
+handle_info({'EXIT', Pid, Reason}, S = #s{busy = {Pid, Old, _}}) ->
+    {noreply, next(replaced(Reason, Old, S#s{busy = none}))};
 handle_info(_Late, S) ->
     {noreply, S}.
 
@@ -128,7 +129,7 @@ add(Spec = #{alive := Alive}, S = #s{nodes = Nodes}) ->
 
 %% The lowest number that is free; that of a node that is on its way out is not.
 named(Base, #s{pool = Pool, nodes = Nodes, busy = Busy}) ->
-    Taken = maps:keys(Nodes) ++ [New || {_, _, New} <- [Busy]]
+    Taken = maps:keys(Nodes) ++ [New || {_, _, #{alive := New}} <- [Busy]]
         ++ [Alive || {_, Pid, _, _} <- supervisor:which_children(py_port_sup), is_pid(Pid), #{spec := #{alive := Alive}} <- port_info(Pid)],
     Base#{alive => free(prefix(Pool), 1, Taken)}.
 
@@ -188,9 +189,9 @@ is_busy(_, _) -> false.
 next(S = #s{busy = none, todo = [{Alive, From} | Todo], nodes = Nodes}) ->
     case Nodes of
         #{Alive := {Spec, _}} ->
-            New = #{alive := Name} = named(Spec, S),
-            {_, Monitor} = spawn_monitor(fun() -> exit(replace(Spec, New)) end),
-            S#s{busy = {Monitor, Alive, Name}, todo = [{Alive, From} | Todo]};
+            New = named(Spec, S),
+            Pid = spawn_link(fun() -> exit(replace(Spec, New)) end),
+            S#s{busy = {Pid, Alive, New}, todo = [{Alive, From} | Todo]};
         #{} ->
             next(answered(ok, S))
     end;
@@ -213,10 +214,10 @@ replace(Old, New = #{start_timeout := Limit}) ->
             Error
     end.
 
-replaced({replaced, New = #{alive := Alive}}, Old, _, S = #s{nodes = Nodes}) ->
+replaced({replaced, New = #{alive := Alive}}, Old, S = #s{nodes = Nodes}) ->
     Left = maps:remove(Old, Nodes),
     answered(ok, fill(S#s{nodes = Left#{Alive => {New, erlang:monotonic_time(millisecond)}}}));
-replaced(Failed, Old, _, S = #s{pool = Pool}) ->
+replaced(Failed, Old, S = #s{pool = Pool}) ->
     logger:warning("py_pool ~ts: ~ts is not replaced: ~tp", [Pool, Old, Failed]),
     failed(Failed, S).
 

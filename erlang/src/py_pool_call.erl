@@ -104,10 +104,13 @@ pool(Pool) ->
 
 not_here(Pool) ->
     case py_cluster:use(Pool) of
-        ok -> {ok, py_cluster:pool(Pool)};
+        ok -> found(py_cluster:pool(Pool));
         {error, no_pool} -> {error, {bad_option, pool}};
         {error, not_started} -> {error, {node_down, Pool, not_started}}
     end.
+
+found(none) -> {error, {bad_option, pool}}; % it has gone this moment
+found(Pool) -> {ok, Pool}.
 
 %% Who comes while others wait, waits behind them.
 place(C = #c{pool = Name, options = Options}, Where) ->
