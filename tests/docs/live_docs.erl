@@ -46,6 +46,7 @@ work_dir(Top) ->
     ok = file:make_symlink(filename:join(os:getenv("abs_top_builddir"), "lib"), filename:join([Dir, "build", "lib"])),
     [script(filename:join([Dir, "build", Name]), os:getenv(Env))
      || {Name, Env} <- [{"pynode", "PYNODE"}, {"erl", "ERL"}, {"python3", "PYTHON"}]],
+    script(filename:join([Dir, "build", "pynodectl"]), filename:join([Top, "erlang", "pynodectl"])),
     Dir.
 
 %% A program of the test's environment under its usual name; this directory leads PATH, so by path.
