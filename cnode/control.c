@@ -5,6 +5,7 @@
 #include "answer.h"
 #include "channels.h"
 #include "load.h"
+#include "outcome.h"
 #include "procs.h"
 #include "queues.h"
 #include "route.h"
@@ -190,6 +191,26 @@ static void control_thread(void *arg, const struct exec_worker *w) {
     control_put_queue(out, w->queue);
 }
 
+/* Whoever asks wants to see the times: they are taken from here on. */
+static void control_outcomes(struct buf *out) {
+    struct outcome_times times;
+
+    outcome_measure();
+    outcome_read_times(&times);
+    etf_put_map(out, OUTCOME_END + 2);
+    for (int i = 0; i < OUTCOME_END; i++)
+        control_put_number(out, outcome_name((enum outcome)i), outcome_count((enum outcome)i));
+    etf_put_atom(out, "times");
+    etf_put_list(out, OUTCOME_BUCKETS);
+    for (int i = 0; i < OUTCOME_BUCKETS; i++) {
+        etf_put_tuple(out, 2);
+        etf_put_integer(out, outcome_limits[i] / 1000);
+        etf_put_integer(out, (int64_t)times.in[i]);
+    }
+    etf_put_nil(out);
+    control_put_number(out, "longer", times.in[OUTCOME_BUCKETS]);
+}
+
 static void control_threads(struct buf *out) {
     pool_list(control_thread, out);
     etf_put_nil(out);
@@ -217,7 +238,8 @@ bool control_answer(struct request *r, struct buf *out) {
         void (*put)(struct buf *out);
     } answers[] = {
         {"status", control_put_status}, {"ready", control_ready},     {"stats", control_stats},
-        {"threads", control_threads},   {"version", control_version}, {"drain", control_drain},
+        {"outcomes", control_outcomes}, {"threads", control_threads}, {"version", control_version},
+        {"drain", control_drain},
     };
     size_t begin;
 

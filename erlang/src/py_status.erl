@@ -31,7 +31,16 @@ status(Info = #{node := Node}) ->
                    {{_, _, Counter}} -> max(0, py_counter:in_flight(Counter));
                    _ -> 0
                end,
-    maps:merge(maps:remove(state, py_table:load(Node)), Info#{in_flight => InFlight}).
+    lists:foldl(fun maps:merge/2, #{}, [outcomes(Info), maps:remove(state, py_table:load(Node)), Info#{in_flight => InFlight}]).
+
+%% Python is not needed for that.
+outcomes(#{node := Node, state := ready}) ->
+    case py:call(pynode, outcomes, [], #{}, #{node => Node, timeout => ?LIMIT div 2}) of
+        {ok, Outcomes} -> #{outcomes => Outcomes};
+        {error, _} -> #{}
+    end;
+outcomes(_) ->
+    #{}.
 
 %% The same of all VMs, and those that have not answered.
 -spec cluster() -> {[vm_status()], [node()]}.

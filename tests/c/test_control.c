@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include "control.h"
+#include "outcome.h"
 #include "pool.h"
 #include "procs.h"
 #include "route.h"
@@ -138,6 +139,14 @@ static void test_version(void) {
     is_str(ask("version"),
            "#{pynode=><<\"1.2\">>,python=><<\"3.11.2\">>,erl_interface=><<\"5.3\">>}",
            "the versions of all that it is made of");
+}
+
+static void test_outcomes(void) {
+    has_str(ask("outcomes"), "#{ok=>0,error=>0,cancelled=>0,refused=>0,times=>[{100,0},{250,0},", "how requests have ended");
+    has_str(ask("outcomes"), ",{60000000,0}],longer=>0}", "and how long they took");
+    outcome_add(OUTCOME_REFUSED);
+    outcome_answered(OUTCOME_ERROR, outcome_now() - 200000);
+    has_str(ask("outcomes"), "#{ok=>0,error=>1,cancelled=>0,refused=>1,times=>[{100,0},{250,", "since the first time");
 }
 
 static void test_stats(void) {
@@ -375,6 +384,7 @@ int main(void) {
     exec_init(2, 2, 100, &hooks);
     test_starting();
     test_version();
+    test_outcomes();
     test_stats();
     test_ways();
     test_not_ours();
