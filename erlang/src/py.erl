@@ -660,7 +660,7 @@ stats(Node) ->
             Error
     end.
 
-%% @doc Lets a node finish what it has and leave. A configured one is not started again.
+%% @doc Lets a node finish what it has and leave, whichever VM has it. It is not started again.
 %%
 %% ```
 %% {error, {node_down, 'nobody@127.0.0.1', not_started}} = py:drain('nobody@127.0.0.1').
@@ -678,10 +678,23 @@ drain(Node) ->
 drain(_, Timeout) when not ?is_limit(Timeout) ->
     {error, {bad_option, timeout}};
 drain(Node, Timeout) ->
+    case py_cluster:owner(Node) of
+        Vm when Vm =:= node(); Vm =:= none -> drain_here(Node, Timeout);
+        Vm -> drain_at(Vm, Node, Timeout)
+    end.
+
+drain_here(Node, Timeout) ->
     case py_coordinator:stop_node(Node, 5000) of
         {port, Port} -> py_port:stop(Port, Timeout);
         connected -> drain_connected(Node);
         Error -> Error
+    end.
+
+%% Whoever has started it would start it again.
+drain_at(Vm, Node, Timeout) ->
+    try erpc:call(Vm, ?MODULE, drain, [Node, Timeout], infinity)
+    catch
+        error:{erpc, Reason} -> {error, {Vm, Reason}}
     end.
 
 drain_connected(Node) ->

@@ -14,13 +14,14 @@
 -behaviour(gen_server).
 
 -export([start_link/0, locals/1, use/1, set_pool/2, remove_pool/1, set_route/2]).
--export([pool/1, room/1, nodes/0, vms/0, await_ready/2]).
+-export([pool/1, room/1, nodes/0, owner/1, vms/0, await_ready/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 
 -export_type([pool/0, facts/0, policy/0, local/0, node_info/0]).
 
 -type pool() :: atom().
 -type facts() :: #{state := starting | ready | quiet | down, labels := map(), pools := [pool()], slots := pos_integer(),
+                   started := boolean(), % by the VM that speaks
                    python => binary(), version => binary(), imports => [binary()], code => term()}.
 -type policy() :: #{labels := map() | none,  % none: it has the nodes that were started for it
                     strategy := least_loaded | random, max_queue := non_neg_integer()}.
@@ -98,6 +99,14 @@ room({Pool, Which}) ->
 nodes() ->
     call(nodes).
 
+%% The VM that has the node: the one that has started it, if any has.
+-spec owner(node()) -> node() | none.
+owner(Node) ->
+    case call({owner, Node}) of
+        {error, not_started} -> none;
+        Vm -> Vm
+    end.
+
 %% The VMs that are in the cluster.
 -spec vms() -> [node()].
 vms() ->
@@ -168,6 +177,8 @@ handle_call({set_route, What, Pool}, _From, S) ->
     {reply, py_table:set_route(What, Pool), S};
 handle_call(nodes, _From, S) ->
     {reply, [Info#{node => Node} || {Node, Info} <- lists:sort(maps:to_list(known(S)))], S};
+handle_call({owner, Node}, _From, S) ->
+    {reply, owner_of(said(Node, S)), S};
 handle_call({await_ready, Node}, From, S = #s{waiting = Waiting}) ->
     {noreply, answer_waiting(S#s{waiting = [{Node, From} | Waiting]})};
 handle_call(_Request, _From, S) ->
@@ -239,14 +250,23 @@ tell_pools(S = #s{pools = Pools}) ->
 %%% ------------------------------------------------------------------ what is known
 
 %% Each node with who speaks for it. Two may; one that says it is quiet is believed.
-known(#s{own = Own, members = Members}) ->
-    Said = [{Node, node(), Facts} || {Node, Facts} <- maps:to_list(Own)]
-        ++ [{Node, node(Pid), Facts} || {Pid, {Nodes, _}} <- maps:to_list(Members), {Node, Facts} <- maps:to_list(Nodes)],
+known(S = #s{own = Own}) ->
+    Said = [{Node, Vm, Facts} || {Vm, Nodes} <- [{node(), Own} | theirs(S)], {Node, Facts} <- maps:to_list(Nodes)],
     lists:foldl(fun({Node, Vm, Facts}, Acc) -> Acc#{Node => agreed(Vm, Facts, maps:get(Node, Acc, none))} end, #{},
                 lists:sort(Said)).
 
+theirs(#s{members = Members}) ->
+    [{node(Pid), Nodes} || {Pid, {Nodes, _}} <- maps:to_list(Members)].
+
+%% Who speaks for it, and whether that VM has started it.
+said(Node, S = #s{own = Own}) ->
+    [{not maps:get(started, Facts), Vm} || {Vm, #{Node := Facts}} <- [{node(), Own} | lists:sort(theirs(S))]].
+
+owner_of([]) -> none;
+owner_of(Said) -> element(2, lists:min(Said)).
+
 agreed(Vm, Facts, none) ->
-    Facts#{vms => [Vm]};
+    (maps:remove(started, Facts))#{vms => [Vm]};
 agreed(Vm, #{state := State, labels := Labels, pools := Pools}, Known = #{state := Before, vms := Vms}) ->
     Known#{vms => Vms ++ [Vm], state => stronger(State, Before), labels => maps:merge(Labels, maps:get(labels, Known)),
            pools => lists:usort(Pools ++ maps:get(pools, Known))}.

@@ -420,7 +420,7 @@ facts(State, Port, Info) ->
                none -> #{}
            end,
     Imports = [unicode:characters_to_binary(Module) || Module <- maps:get(import, Spec, [])],
-    maps:merge(#{state => State, labels => maps:get(labels, Spec, #{}), pools => [Pool || #{pool := Pool} <- [Spec]],
+    maps:merge(#{state => State, started => Port =/= none, labels => maps:get(labels, Spec, #{}), pools => [Pool || #{pool := Pool} <- [Spec]],
                  code => maps:get(code, Spec, none), imports => Imports, slots => maps:get(min_workers, Info, 1)},
                maps:with([version, python], Info)).
 

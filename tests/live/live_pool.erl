@@ -442,6 +442,11 @@ two_vms(_) ->
     ok = erpc:call(Peer, py, pool_start, [ml, #{nodes => [spec(#{})]}]),
     has(ml, 3),
     ?assertEqual(3, length(lists:usort(many(40, 1, fun(_) -> name(pool(ml)) end)))),
+    ok = erpc:call(Peer, py, pool_resize, [ml, 2]),
+    has(ml, 4),
+    [Theirs | _] = [Node || #{node := Node, vms := [Vm]} <- py:cluster(), Vm =:= Peer],
+    ?assertEqual(ok, py:drain(Theirs)),
+    has(ml, 3),
     {_, Results} = meanwhile(10, fun() -> py:call(time, sleep, [0.005], #{}, #{pool => ml, idempotent => true}) end, fun() ->
         live:kill(Proc),
         live:eventually(fun() -> py_cluster:vms() =:= [node()] end),
