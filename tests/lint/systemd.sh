@@ -1,10 +1,11 @@
 #!/bin/sh
 # systemd.sh - systemd-analyze has nothing to say about the units.
 #
-# It looks for the program that a unit starts, so this is told where the build has it.
+# It looks whether the program that a unit starts is there, and nothing is built yet where this runs: any will do.
 . "$(dirname "$0")/lint.inc"
 
-: "${abs_top_builddir:=$abs_top_srcdir/build}" "${PYNODE:=$abs_top_builddir/pynode}"
+: "${abs_top_builddir:=$abs_top_srcdir/build}"
+program=$(command -v env)
 if ! command -v systemd-analyze >/dev/null; then
     echo "1..0 # SKIP systemd-analyze is not there (it is in Debian's package systemd)"
     exit
@@ -14,7 +15,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 # Prints what is wrong with a unit.
 verify() {
-    sed "s|^ExecStart=[^ ]*|ExecStart=$PYNODE|" "$abs_top_builddir/systemd/$1" >"$tmp/$1" &&
+    sed "s|^ExecStart=[^ ]*|ExecStart=$program|" "$abs_top_builddir/systemd/$1" >"$tmp/$1" &&
         systemd-analyze verify --man=no --recursive-errors=no "$tmp/$1" 2>&1
     [ $? = 0 ] || echo "$1: systemd-analyze ends with an error"
 }
