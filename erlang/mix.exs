@@ -16,7 +16,7 @@ defmodule Pynode.MixProject do
   def application do
     [
       mod: {:pynode_app, []},
-      registered: [:py_coordinator, :py_distribution, :py_handler_sup, :py_log, :py_node_sup, :py_port_sup, :py_remote, :py_table, :pynode_sup]
+      registered: [:py_backlog, :py_cluster, :py_coordinator, :py_distribution, :py_handler_sup, :py_log, :py_node_sup, :py_pool_sup, :py_port_sup, :py_remote, :py_table, :pynode_sup]
     ]
   end
 end
