@@ -4,7 +4,7 @@
 
 -compile({no_auto_import, [nodes/1]}).
 
--export([call/3, call/5, run/4]).
+-export([call/3, call/5, run/4, run_watched/4]).
 -export([check/4, options/2, name/1, text/1, to_binary/1, node_key/1]).
 -export([nodes/1, pick/2, run_placed/9]).
 
@@ -43,9 +43,16 @@ run_checked(M, F, Args, {ok, {pool, _, _} = Key, _, Wire, Queued, Timeout}) ->
     py_pool_call:run(M, F, Args, Key, {Wire, Queued, Timeout});
 run_checked(M, F, Args, {ok, Key, Where, Wire, Queued, Timeout}) ->
     case Key =:= default andalso routed(M, F) of
-        false -> run_at(M, F, Args, Key, Where, Wire, Queued, Timeout);
+        false -> run_at(M, F, Args, Key, Where, Wire, Queued, false, Timeout);
         Pool -> py_pool_call:run(M, F, Args, {pool, Pool, #{}}, {Wire, Queued, Timeout})
     end.
+
+%% The same for a caller that somebody may kill: the node hears of that at once. It goes by no route.
+-spec run_watched(atom() | binary(), atom() | binary(), list(), checked()) -> py:result().
+run_watched(M, F, Args, {ok, {pool, Pool, Options}, _, Wire, Queued, Timeout}) ->
+    py_pool_call:run(M, F, Args, {pool, Pool, Options#{watched => true}}, {Wire, Queued, Timeout});
+run_watched(M, F, Args, {ok, Key, Where, Wire, Queued, Timeout}) ->
+    run_at(M, F, Args, Key, Where, Wire, Queued, true, Timeout).
 
 %% The pool that calls of this function go to by themselves.
 routed(M, F) ->
@@ -57,13 +64,13 @@ routed(M, F) ->
             maps:get({Module, Function}, Routes, maps:get({Module, any}, Routes, false))
     end.
 
-run_at(M, F, Args, Key, Where, Wire, Queued, Timeout) ->
+run_at(M, F, Args, Key, Where, Wire, Queued, Watched, Timeout) ->
     case pick(py_table:nodes(Key), Wire) of
         {Node, Pid, Counter} ->
             case is_process_alive(Pid) of
                 true ->
                     {Slot, InFlight} = py_counter:enter(py_counter:array(), Counter),
-                    run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, false, Timeout);
+                    run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout);
                 false -> {error, {node_down, Node, not_started}}
             end;
         none ->

@@ -52,13 +52,25 @@ for_python(_, _, _) -> false.
 
 %%% ------------------------------------------------------------------ calls at other Python nodes
 
-%% One call of what runs the tasks there. The options are those of py:call/5; Python has no atoms for names.
+%% One call of what runs the tasks there, with the options of py:call/5. Python may give it up at any time, and then
+%% this process is killed.
 -spec run(list(), map()) -> py:result().
 run(Args, Options) ->
-    py:call('erlang._cluster_run', chunk, Args, #{}, maps:map(fun value/2, Options)).
+    case py_call:check('erlang._cluster_run', chunk, #{}, from_python(Options)) of
+        {ok, M, F, Checked} -> py_call:run_watched(M, F, Args, Checked);
+        Error -> Error
+    end.
 
-value(Key, Name) when Key =:= pool, is_binary(Name); Key =:= node, is_binary(Name) -> existing(Name);
+%% Python has a str where Erlang has an atom.
+from_python(Options) ->
+    maps:map(fun value/2, Options).
+
+value(Key, Name) when is_binary(Name), (Key =:= pool orelse Key =:= node orelse Key =:= affinity) -> existing(Name);
+value(labels, Labels) when is_map(Labels) -> maps:from_list([{label(Key), V} || {Key, V} <- maps:to_list(Labels)]);
 value(_, Value) -> Value.
+
+label(Key) when is_binary(Key) -> existing(Key);
+label(Key) -> Key.
 
 %% A name that nobody has is one that py:call refuses.
 existing(Name) ->
@@ -67,10 +79,10 @@ existing(Name) ->
         error:badarg -> Name
     end.
 
-%% How many tasks can run at once at the nodes that the options leave.
+%% How many tasks can run at once at the nodes that the options leave. What is wrong with these run/2 says.
 -spec slots(map()) -> pos_integer().
 slots(Options) ->
-    Entries = case py_call:options(#{}, maps:map(fun value/2, Options)) of
+    Entries = case py_call:options(#{}, from_python(Options)) of
                   {ok, Key, _, _, _, _} -> py_call:nodes(Key);
                   {error, _} -> {}
               end,

@@ -8,19 +8,16 @@ right size.
 import asyncio
 import os
 import threading
-import time
 from collections import deque
 from concurrent.futures import CancelledError
 
 from ._cluster_codec import Atom
+from ._cluster_wait import Event
 
 TARGET = 0.02  # seconds of work in a chunk
 _MAX_ITEMS = 4096  # of a chunk
 _MAX_BYTES = 4 << 20  # of its arguments, and of its results
-_LOOK = 0.1  # seconds after which one who waits hears that his call is cancelled
 _REFRESH = 1.0  # seconds after which the number of slots is asked for again
-# A call that is younger is not known yet to those who would have to cancel it (py_call.erl).
-_YOUNG = 0.06
 
 
 class Engine:
@@ -39,9 +36,14 @@ class Engine:
     def post(self, function, *args):
         """Has the thread call it, after all that was posted before. It takes no lock: a finalizer may do it."""
         self._inbox.append((function, args))
-        if not self._woken:
+        if self._woken:
+            return
+        try:
             self._woken = True
             self.loop.call_soon_threadsafe(self._drain)
+        except BaseException:  # the poster was cancelled: the next one wakes it
+            self._woken = False
+            raise
 
     def _drain(self):
         self._woken = False
@@ -83,48 +85,50 @@ def call(name, *args, node):
     return async_call(name, *args, node=node)
 
 
-def set_waiting(waits):
-    """Whether this thread waits for others: a worker that does leaves its place to another one."""
-    try:
-        from _erlang import _set_waiting
-    except ModuleNotFoundError:
-        return
-    _set_waiting(waits)
+def run(coro):
+    """Has the engine run the coroutine: what one can wait for, and get its value from."""
+    box = Box()
+    engine().post(_begin, coro, box)
+    return box
 
 
-def wait(wait_for, timeout=None):
-    """Calls wait_for(seconds) until it is true: whether that was so before the time is up.
+def _begin(coro, box):
+    box.task = keep(engine().loop.create_task(coro))
+    box.task.add_done_callback(box.end)
 
-    A call that is cancelled hears of it in between.
-    """
-    end = None if timeout is None else time.monotonic() + timeout
-    if wait_for(0):
-        return True
-    set_waiting(True)
-    try:
-        while True:
-            left = _LOOK if end is None else min(_LOOK, end - time.monotonic())
-            if wait_for(max(0, left)):
-                return True
-            if left <= 0:
-                return False
-    finally:
-        set_waiting(False)
+
+class Box:
+    """What comes of a coroutine that the engine runs."""
+
+    def __init__(self):
+        self.ended = Event()
+        self.task = None
+
+    def end(self, task):
+        """The engine's."""
+        self.ended.set()
+
+    def value(self):
+        """What it has returned, or raises what it has raised."""
+        return self.task.result()
+
+    def cancel(self):
+        """Nobody wants it any more."""
+        engine().post(lambda: self.task.cancel())
 
 
 class Chunk:
     """One request: so many tasks of a job."""
 
-    __slots__ = ("job", "index", "items", "sent", "task")
+    __slots__ = ("job", "index", "items", "task")
 
     def __init__(self, job, index, items):
         self.job, self.index, self.items = job, index, items
-        self.sent = self.task = None
+        self.task = None
 
     def cancel(self):
         """Ends it in the VM and in the node; its job has no use for it any more."""
-        loop = self.task.get_loop()
-        loop.call_later(max(0, self.sent + _YOUNG - loop.time()), self.task.cancel)
+        self.task.cancel()
 
 
 class Queue:
@@ -183,9 +187,7 @@ class Queue:
 
     def _send(self, chunk):
         self._outstanding += 1
-        loop = engine().loop
-        chunk.sent = loop.time()
-        chunk.task = keep(loop.create_task(self._run(chunk)))
+        chunk.task = keep(engine().loop.create_task(self._run(chunk)))
 
     async def _run(self, chunk):
         try:
@@ -241,7 +243,7 @@ class Single:
     def take(self, slots):
         """The engine's, as what follows."""
         item, self._item = self._item, None
-        if item is None or self.future.done():
+        if item is None or self.future._taken_back:
             return None
         self._chunk = Chunk(self, 0, [item])
         self.future._sent = True

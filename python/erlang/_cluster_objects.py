@@ -6,6 +6,8 @@ import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 
+from ._cluster_wait import Event, wait
+
 try:
     from _erlang import call, node
 except ModuleNotFoundError:
@@ -87,26 +89,32 @@ class Objects:
 
     def get(self, home, key, count):
         """The object; of threads that want it at the same time one fetches it."""
-        while True:
-            with self._lock:
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-                    return self._kept[key][0]
-                others = self._fetching.get(key)
-                if others is None:
-                    self._fetching[key] = ready = threading.Event()
-                    break
-            others.wait()
+        ready = None
         try:
+            while True:
+                with self._lock:
+                    if key in self._kept:
+                        self._kept.move_to_end(key)
+                        return self._kept[key][0]
+                    others = self._fetching.get(key)
+                    if others is None:
+                        self._fetching[key] = ready = Event()
+                        break
+                wait(others)
             data = _fetch(home, key, count)
             value = pickle.loads(data)
             self._keep(key, value, len(data))
             return value
         finally:
-            with self._lock:
-                del self._fetching[key]
-                self._forgotten.discard(key)
-            ready.set()
+            if ready:
+                self._fetched(key, ready)
+
+    def _fetched(self, key, ready):
+        """It is here, or has failed: then another thread tries."""
+        with self._lock:
+            del self._fetching[key]
+            self._forgotten.discard(key)
+        ready.set()
 
     def _keep(self, key, value, size):
         with self._lock:

@@ -27,6 +27,8 @@ import time
 from . import _cluster_engine as engine
 from ._cluster_codec import Atom, Pickles, Shipped, Terms
 from ._cluster_objects import Handle, new_key, noting, pieces
+from ._cluster_wait import Event
+from ._cluster_wait import wait as _wait
 from .errors import ErlangError, TimeoutError
 
 try:
@@ -121,6 +123,7 @@ class Future(concurrent.futures.Future):
         super().__init__()
         self._sent = self._taken_back = False
         self._job = self._executor = None
+        self._ended = Event()
 
     def cancel(self):
         """Whether it has no outcome, and will have none."""
@@ -130,6 +133,7 @@ class Future(concurrent.futures.Future):
             first, self._taken_back = not self._taken_back, True
         if first:
             self.set_running_or_notify_cancel()  # tells those who wait
+            self._ended.set()
             engine.engine().post(self._job.cancel)
             self._executor._forget(self._job)
         return True
@@ -140,17 +144,13 @@ class Future(concurrent.futures.Future):
 
     def result(self, timeout=None):
         """The value, or what was raised; TimeoutError: there is none after timeout seconds."""
-        engine.wait(self._wait, timeout)
+        _wait(self._ended, timeout)
         return super().result(0)
 
     def exception(self, timeout=None):
         """What was raised, or None."""
-        engine.wait(self._wait, timeout)
+        _wait(self._ended, timeout)
         return super().exception(0)
-
-    def _wait(self, seconds):
-        with self._condition:
-            return self._condition.wait_for(self.done, seconds)
 
     def _end(self, job, outcome):
         """The engine's."""
@@ -162,18 +162,22 @@ class Future(concurrent.futures.Future):
         else:
             self._settle(self.set_result, value)
 
-    @staticmethod
-    def _settle(settle, outcome):
+    def _settle(self, settle, outcome):
+        if not self._condition.acquire(timeout=1):
+            return  # left locked by a thread that was cancelled: then nobody can wait for it
         try:
             settle(outcome)
         except concurrent.futures.InvalidStateError:  # it was cancelled meanwhile
             pass
+        finally:
+            self._condition.release()
+            self._ended.set()
 
 
 class Executor(concurrent.futures.Executor):
     """Runs functions on the nodes of a pool; without one on the nodes that the VM has.
 
-    pool, labels, key, idempotent, queue_timeout: as in ``py:call/5`` (docs/py.md). node: one node, or the name that
+    pool, labels, key, affinity, idempotent, retries, queue_timeout: as in ``py:call/5`` (docs/py.md). node: one node, or the name that
     several share. timeout: seconds that a task may take, of those in a chunk on average; no limit if it is
     None, nor for queue_timeout. pickle: arguments and values go pickled. ship: functions, too, by cloudpickle.
 
@@ -191,13 +195,15 @@ class Executor(concurrent.futures.Executor):
         *,
         node=None,
         key=None,
+        affinity=None,
         idempotent=False,
+        retries=None,
         timeout=None,
         queue_timeout=None,
         pickle=False,
         ship=False,
     ):
-        given = {"pool": pool, "labels": labels, "node": node, "key": key}
+        given = {"pool": pool, "labels": labels, "node": node, "key": key, "affinity": affinity, "retries": retries}
         given["idempotent"] = bool(idempotent) or None
         given["queue_timeout"] = _milliseconds("queue_timeout", queue_timeout)
         options = {Atom(name): value for name, value in given.items() if value is not None}
@@ -208,7 +214,8 @@ class Executor(concurrent.futures.Executor):
             Shipped.check()
         self._queue = engine.Queue(_home(), options, _failed)
         self._jobs = set()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = []  # Events of those who wait until there are no jobs
         self._closed = False
 
     def submit(self, fn, /, *args, **kwargs):
@@ -297,7 +304,7 @@ class Executor(concurrent.futures.Executor):
         """
         self._cancel_unsent(self._close(cancel_futures))
         if wait:
-            engine.wait(self._wait)
+            _wait(self._idle_event())
 
     async def ashutdown(self, wait=True, *, cancel_futures=False):
         """As shutdown(); the event loop goes on meanwhile.
@@ -310,7 +317,8 @@ class Executor(concurrent.futures.Executor):
         ...     asyncio.run(main())
         """
         self._cancel_unsent(self._close(cancel_futures))
-        while wait and not self._wait(0):
+        idle = self._idle_event()
+        while wait and not idle.wait(0):
             await asyncio.sleep(0.01)
 
     def __exit__(self, exc_type, exc_value, traceback):
@@ -348,25 +356,35 @@ class Executor(concurrent.futures.Executor):
     # Jobs.
 
     def _begin(self, job):
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._jobs.add(job)
 
     def _forget(self, job):
         """It has ended."""
-        with self._changed:
+        told = ()
+        with self._lock:
             self._jobs.discard(job)
             if not self._jobs:
-                self._changed.notify_all()
+                told, self._idle = self._idle, []
+        for event in told:
+            event.set()
 
-    def _wait(self, seconds):
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._jobs, seconds)
+    def _idle_event(self):
+        """Set when there are no jobs any more."""
+        event = Event()
+        with self._lock:
+            idle = not self._jobs
+            if not idle:
+                self._idle.append(event)
+        if idle:
+            event.set()
+        return event
 
     def _close(self, cancel):
         """Takes no more; what is to be cancelled of what there is."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             return list(self._jobs) if cancel else []
 
@@ -429,13 +447,13 @@ def put(obj):
     [499500, 499500]
     """
     handle, storing = _store(obj)
-    future = asyncio.run_coroutine_threadsafe(storing, engine.engine().loop)
+    box = engine.run(storing)
     try:
-        engine.wait(functools.partial(_is_done, future))
+        _wait(box.ended)
     except BaseException:
-        future.cancel()
+        box.cancel()
         raise
-    future.result()
+    box.value()
     return handle
 
 
@@ -451,7 +469,10 @@ async def aput(obj):
     3
     """
     handle, storing = _store(obj)
-    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(storing, engine.engine().loop))
+    box = engine.run(storing)
+    while not box.ended.wait(0):
+        await asyncio.sleep(0.001)
+    box.value()
     return handle
 
 
@@ -482,10 +503,6 @@ async def _release_at(home, key):
         await engine.call("py_remote:release", key, node=home)
     except ErlangError:  # it is gone with the VM, or will go with this node
         pass
-
-
-def _is_done(future, seconds):
-    return bool(concurrent.futures.wait([future], seconds).done)
 
 
 def _name(fn):
@@ -533,9 +550,9 @@ def _outcome(job, index, end):
     """The outcome of that task; waits for it."""
     outcome = job.outcome(index)
     while outcome is None:
-        come = threading.Event()
+        come = Event()
         outcome = job.outcome(index, come.set)
-        if outcome is None and not engine.wait(come.wait, _left(end)):
+        if outcome is None and not _wait(come, _left(end)):
             raise builtins.TimeoutError()
     return outcome
 

@@ -39,6 +39,8 @@ tests(ok) ->
      {"the VM is killed under a map: NodeDown, and another one will do", fun vm_killed/0},
      {"the application stops under a map, and is found again", fun application_stops/0},
      {"a fork cannot, and the tasks of its parent go on", fun forked/0},
+     {"pools: labels, keys, and what there is not", fun pools/0},
+     {"a pool that has no room is Overloaded, and tasks that wait for a place are cancelled", fun pool_is_full/0},
      {"8 threads share an executor", fun threads/0},
      {"coroutines of asyncio and uvloop", fun coroutines/0},
      {"a coroutine that is cancelled cancels its task", fun coroutine_cancelled/0},
@@ -108,8 +110,7 @@ spread() ->
 
 many() ->
     {true, Seconds} = py(many, [10000, 0.001]),
-    Best = py(many_at_best, [10000, 0.001]),
-    live:note("10000 tasks of 1 ms on 2 nodes: ~.2f s; in one call to each node ~.2f s", [Seconds, Best]).
+    live:note("~.2f s", [Seconds]).
 
 few_requests() ->
     Count = fun() -> lists:sum([N || Node <- workers(), {ok, #{calls := N}} <- [py:stats(Node)]]) end,
@@ -259,6 +260,41 @@ forked() ->
     {match, Begin} = re:run(Text, "ErlangError|NodeDown", [global]),
     ?assertEqual({Text, 3}, {Text, length(Begin)}),
     ?assertMatch({_, _}, binary:match(Text, list_to_binary(Fork))).
+
+%%% ------------------------------------------------------------------ pools
+
+with_pool(Fun) ->
+    Spec = #{path => [live:py("")], program => os:getenv("PYNODE"), workers => 1, max_workers => 1,
+             restart => #{intensity => 1000}},
+    ok = py:pool_start(ml, #{nodes => [Spec#{labels => #{odd => true}}, Spec]}),
+    try Fun()
+    after
+        ok = py:pool_stop(ml)
+    end.
+
+pool_nodes() ->
+    {ok, #{nodes := Nodes}} = py:pool_info(ml),
+    lists:sort([Node || #{node := Node} <- Nodes]).
+
+pools() ->
+    with_pool(fun() ->
+        Names = [atom_to_binary(Node) || Node <- pool_nodes()],
+        [All, Odd, Key | Errors] = py(pooled_tasks, [<<"ml">>]),
+        ?assertEqual(Names, All),
+        ?assertMatch([_], Odd),
+        ?assertMatch([_], Key),
+        ?assertEqual([], (Odd ++ Key) -- Names ++ Names),
+        ?assertEqual([<<"NodeDown">>, <<"ValueError">>, <<"ValueError">>, <<"ValueError">>], Errors)
+    end).
+
+pool_is_full() ->
+    with_pool(fun() ->
+        ?assertEqual({<<"Overloaded">>, true, 16}, py(pool_is_full, [<<"ml">>, 30])),
+        {ok, #{waiting := Waiting}} = py:pool_info(ml),
+        ?assertEqual(0, Waiting)
+    end).
+
+%%% ------------------------------------------------------------------ who uses it
 
 threads() ->
     ?assertEqual([{<<"ok">>, true} || _ <- lists:seq(1, 8)], py(threads, [8, 300])).

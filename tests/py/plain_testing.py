@@ -13,7 +13,7 @@ import time
 
 import erlang
 import tap
-from erlang import Atom, ErlangError, call, cluster, double_it, testing
+from erlang import Atom, ErlangError, _cluster_engine, call, cluster, double_it, testing
 from erlang._threads import watch
 from erlang.cluster import Executor, put
 from tap import equal, raises, wait_for
@@ -619,6 +619,36 @@ def _():
         raises(concurrent.futures.CancelledError, futures[0].result)
         equal(len(concurrent.futures.wait(futures, LIMIT).done), 50)
         nodes.shutdown()
+
+
+@case("a thread that is cancelled while it wakes the executor's thread does not keep others from it")
+def _():
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(function):
+        loop.call_soon_threadsafe = usual
+        raise Interrupted
+
+    with testing.node():
+        nodes = Executor()
+        equal(nodes.submit(operator.neg, 1).result(LIMIT), -1)
+        loop = _cluster_engine.engine().loop
+        for _ in range(2):  # perhaps the first is not the one that wakes it
+            usual, loop.call_soon_threadsafe = loop.call_soon_threadsafe, interrupted
+            with contextlib.suppress(Interrupted):
+                nodes.submit(operator.neg, 2)
+            equal(nodes.submit(operator.neg, 3).result(LIMIT), -3)
+
+
+@case("a lock that a cancelled thread has left taken stops no one else")
+def _():
+    with testing.node(), Executor() as nodes:
+        future = nodes.submit(time.sleep, 0.05)
+        thread = threading.Thread(target=future._condition.acquire)
+        thread.start()
+        thread.join(LIMIT)
+        equal(nodes.submit(operator.neg, 3).result(LIMIT), -3)
 
 
 @case("each end that a request can have in the VM has its exception")

@@ -54,19 +54,6 @@ def many(n, seconds):
         return values == list(range(n)), time.perf_counter() - begin
 
 
-def many_at_best(n, seconds):
-    """How long it takes two threads that have the nodes do the same in one call each."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    names = sorted(set(str(name) for name in Executor(node="w").map(pooled.where, range(200))))
-    with ThreadPoolExecutor() as pool:
-        begin = time.perf_counter()
-        halves = [pool.submit(Executor(node=name).submit(pooled.work_many, n // 2, seconds).result) for name in names]
-        for half in halves:
-            half.result()
-        return time.perf_counter() - begin
-
-
 def forms():
     """Arguments and values as they come: bytes are bytes, terms are terms, the rest is refused."""
     with nodes() as ex:
@@ -199,6 +186,31 @@ def bad_options():
             outcome(Executor, labels=object())[0],
             outcome(nodes().map, pooled.square, [1], chunksize=0)[0],
         )
+
+
+def pooled_tasks(pool):
+    """The nodes that tasks have run on: of the pool, with a label, with a key, with what there is not."""
+    got = []
+    for options in ({}, {"labels": {"odd": True}}, {"key": "k", "affinity": "strict"}):
+        with Executor(pool, **options) as ex:
+            got.append(sorted(set(ex.map(pooled.where, range(100)))))
+    for options in ({"labels": {"odd": 7}, "timeout": 0.2}, {"key": 1, "affinity": "no such"}, {"retries": -1}):
+        with Executor(pool, **options) as ex:
+            got.append(type(ex.submit(pooled.where).exception()).__name__)
+    with Executor("no such pool") as ex:
+        got.append(type(ex.submit(pooled.where).exception()).__name__)
+    return got
+
+
+def pool_is_full(pool, n):
+    """Tasks that wait for a place no longer than that, and a task that is cancelled while it waits for one."""
+    with Executor(pool, queue_timeout=0.3) as ex, Executor(pool) as other:
+        holds = [other.submit(pooled.never, f"held {i}") for i in range(n)]
+        while len([f for f in holds if f.running()]) < 10:
+            time.sleep(0.01)
+        late = ex.submit(pooled.where).exception()
+        said = [f.cancel() for f in holds]
+        return type(late).__name__, said == [True] * n, other.submit(pooled.square, 4).result()
 
 
 def overloads(n):

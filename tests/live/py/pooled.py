@@ -60,12 +60,6 @@ def work(x, seconds=0.001):
     return x
 
 
-def work_many(n, seconds):
-    """The same so often."""
-    for i in range(n):
-        work(i, seconds)
-
-
 def fail(kind):
     """Raises that."""
     if kind == "custom":
