@@ -40,6 +40,8 @@ tests(ok) ->
      {"the application stops under a map, and is found again", fun application_stops/0},
      {"a fork cannot, and the tasks of its parent go on", fun forked/0},
      {"pools: labels, keys, and what there is not", fun pools/0},
+     {"a map of idempotent tasks survives the loss of a pool's nodes", fun pool_loses_nodes/0},
+     {"a task that takes its nodes with it is Poison", fun pool_poison/0},
      {"a pool that has no room is Overloaded, and tasks that wait for a place are cancelled", fun pool_is_full/0},
      {"8 threads share an executor", fun threads/0},
      {"coroutines of asyncio and uvloop", fun coroutines/0},
@@ -210,10 +212,7 @@ killed() ->
     OsPid = at(Node, pooled, os_pid, []),
     Before = at(Node, '_erlang', node, []),
     Ref = begin_py(killed, [20000]),
-    live:eventually(fun() ->
-        {ok, Threads} = py:call(pynode, threads, [], #{}, #{node => Node}),
-        lists:any(fun(#{call := Call}) -> Call =:= {'erlang._cluster_run', chunk} end, Threads) orelse Threads
-    end),
+    live:eventually(fun() -> {ok, #{status := #{running := R}}} = py:info(Node), R > 0 end),
     live:os_signal(OsPid, "KILL"),
     {Type, Name, Progress} = await(Ref),
     ?assertEqual({<<"NodeDown">>, Before}, {Type, Name}),
@@ -286,6 +285,20 @@ pools() ->
         ?assertEqual([], (Odd ++ Key) -- Names ++ Names),
         ?assertEqual([<<"NodeDown">>, <<"ValueError">>, <<"ValueError">>, <<"ValueError">>], Errors)
     end).
+
+pool_loses_nodes() ->
+    with_pool(fun() ->
+        Ref = begin_py(pool_loses_nodes, [<<"ml">>, 1000]),
+        [begin
+             OsPid = at(Node, os, getpid, []),
+             live:eventually(fun() -> {ok, #{status := #{running := R}}} = py:info(Node), R > 0 end),
+             live:os_signal(OsPid, "KILL")
+         end || Node <- pool_nodes()],
+        ?assertEqual(true, await(Ref))
+    end).
+
+pool_poison() ->
+    with_pool(fun() -> ?assertEqual(<<"Poison">>, py(pool_poison, [<<"ml">>])) end).
 
 pool_is_full() ->
     with_pool(fun() ->

@@ -202,6 +202,18 @@ def pooled_tasks(pool):
     return got
 
 
+def pool_loses_nodes(pool, n):
+    """A map that may run its tasks again."""
+    with Executor(pool, idempotent=True) as ex:
+        return list(ex.map(pooled.work, range(n), [0.005] * n)) == list(range(n))
+
+
+def pool_poison(pool):
+    """A task that takes its node with it."""
+    with Executor(pool, idempotent=True, retries=10) as ex:
+        return type(ex.submit(pooled.kill_own_node).exception()).__name__
+
+
 def pool_is_full(pool, n):
     """Tasks that wait for a place no longer than that, and a task that is cancelled while it waits for one."""
     with Executor(pool, queue_timeout=0.3) as ex, Executor(pool) as other:

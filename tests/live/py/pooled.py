@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 import time
 
@@ -58,6 +59,10 @@ def work(x, seconds=0.001):
     while time.perf_counter() < end:
         pass
     return x
+
+
+def kill_own_node():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail(kind):
