@@ -212,7 +212,10 @@ killed() ->
     OsPid = at(Node, pooled, os_pid, []),
     Before = at(Node, '_erlang', node, []),
     Ref = begin_py(killed, [20000]),
-    live:eventually(fun() -> {ok, #{status := #{running := R}}} = py:info(Node), R > 0 end),
+    live:eventually(fun() ->
+        {ok, Threads} = py:call(pynode, threads, [], #{}, #{node => Node}),
+        lists:any(fun(#{call := Call}) -> Call =:= {'erlang._cluster_run', chunk} end, Threads) orelse Threads
+    end),
     live:os_signal(OsPid, "KILL"),
     {Type, Name, Progress} = await(Ref),
     ?assertEqual({<<"NodeDown">>, Before}, {Type, Name}),
