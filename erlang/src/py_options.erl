@@ -58,7 +58,7 @@
                   cgroup := #{memory_max => pos_integer(), cpu_max => pos_integer(),
                               parent => string()},
                   labels := map(),
-                  code => term(),
+                  code => binary(),
                   pool => atom()}.
 
 %% A pool: a specification for each node that it starts, still without a name; and with none those with its labels.
@@ -274,7 +274,7 @@ option(restart, V) -> restart(V);
 option(rlimits, V) -> inner(V, fun rlimit/2);
 option(cgroup, V) -> inner(V, fun cgroup/2);
 option(labels, V) when is_map(V) -> {ok, V};
-option(code, V) -> {ok, V};
+option(code, V) -> code(V);
 option(_, _) -> error.
 
 restart(V) when is_map(V) ->
@@ -356,6 +356,13 @@ text(V) when is_binary(V); is_list(V), length(V) >= 0 ->
     end;
 text(_) ->
     error.
+
+%% The version of the user's own code.
+code(V) ->
+    case text(V) of
+        {ok, Text} -> {ok, unicode:characters_to_binary(Text)};
+        error -> error
+    end.
 
 %% A Python name: an atom will do, too.
 word(V) when is_atom(V) -> text(atom_to_list(V));

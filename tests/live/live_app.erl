@@ -283,11 +283,11 @@ bad() ->
             {env, #{}}, {args, [port]}, {workers, 0}, {max_workers, 1025}, {queue_size, 0}, {max_frame, 1},
             {max_atoms, 0}, {max_connections, -1}, {mailbox_size, 0}, {max_tasks, 0}, {remember_ids, -1}, {loop, trio}, {metrics, "127.0.0.1"}, {strings, utf16}, {none_atom, null}, {unconvertible, repr}, {allow, math},
             {log_level, all}, {net_ticktime, 0}, {drain_timeout, -1}, {start_timeout, 0}, {kill_after, never},
-            {restart, permanent}, {rlimits, []}, {cgroup, true}, {labels, []}, {unknown, 1}],
+            {restart, permanent}, {rlimits, []}, {cgroup, true}, {labels, []}, {code, #{}}, {unknown, 1}],
     Inner = [{restart, intensity}, {restart, period}, {restart, backoff_min}, {restart, backoff_max},
              {restart, unknown}, {rlimits, as}, {rlimits, cpu}, {rlimits, nofile}, {rlimits, unknown},
              {cgroup, memory_max}, {cgroup, cpu_max}, {cgroup, parent}, {cgroup, unknown}],
-    [{Key, [{Key, Value}]} || {Key, Value} <- [{nodes, all}, {distribution, none}, {program, 1}, {unknown, 1},
+    [{Key, [{Key, Value}]} || {Key, Value} <- [{nodes, all}, {pools, []}, {distribution, none}, {program, 1}, {unknown, 1},
                                                  {python_may_call, [{lists, 1}]}]]
         ++ [{Key, [{nodes, [#{name => good}, #{Key => Value}]}]} || {Key, Value} <- Node]
         ++ [{Key, [{nodes, [#{Outer => #{Key => bad}}]}]} || {Outer, Key} <- Inner].

@@ -354,7 +354,7 @@ def docstrings():
     tried = 0
     for name, x in [("erlang", erlang), *names.items()]:
         module = getattr(x, "__module__", "")
-        if name != "erlang" and (not module.startswith("erlang") or module in ("erlang._async", "erlang._tasks")):
+        if name != "erlang" and (not module.startswith("erlang") or module in ("erlang._async", "erlang._nodes", "erlang._tasks")):
             continue
         text = []
         for test in finder.find(x, name, module=False, globs=dict(names)):
