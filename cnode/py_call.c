@@ -133,21 +133,24 @@ static const char py_call_frameless_source[] =
     "def locals():\n"
     "    return names\n";
 
+/* Makes them. Others may run meanwhile, and make them, too: whoever is first is the one. */
+static int py_call_make_frameless(void) {
+    PyObject *made = PyDict_New(), *done;
+
+    done = made ? PyRun_String(py_call_frameless_source, Py_file_input, made, made) : NULL;
+    if (done && !py_calls.frameless)
+        py_calls.frameless = Py_NewRef(made);
+    Py_XDECREF(made);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
 /* Such a builtin's stand-in: a new reference, or NULL, without an exception if it is none. */
 static PyObject *py_call_frameless(struct slice module, struct slice function) {
-    PyObject *done, *name, *found = NULL;
+    PyObject *name, *found = NULL;
 
-    if (!etf_atom_is(module, "builtins"))
+    if (!etf_atom_is(module, "builtins") || (!py_calls.frameless && py_call_make_frameless() < 0))
         return NULL;
-    if (!py_calls.frameless) {
-        py_calls.frameless = PyDict_New();
-        done = py_calls.frameless ? PyRun_String(py_call_frameless_source, Py_file_input,
-                                                 py_calls.frameless, py_calls.frameless)
-                                  : NULL;
-        if (!done)
-            return NULL;
-        Py_DECREF(done);
-    }
     name = py_call_str(function);
     if (name)
         found = PyDict_GetItemWithError(py_calls.frameless, name); /* borrowed */

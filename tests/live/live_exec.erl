@@ -18,6 +18,7 @@ tests(Node = #{node := N}) ->
      {"calls that compute do not hold up pings, casts or the queue", fun() -> computing(N) end},
      {"a full queue answers overloaded at once, and pings go on", fun queue_full/0},
      {"a burst past the queue: each caller gets one outcome", fun burst/0},
+     {"the first calls of eval that come at once all have names to look at", fun first_evals/0},
      {"--allow M allows all functions of M and nothing else", fun allow_module/0},
      {"--allow M:F allows this one", fun allow_function/0},
      {"--allow: dots lead nowhere else", fun allow_dots/0},
@@ -30,6 +31,16 @@ tests(Node = #{node := N}) ->
      {"pynode: drain refuses new work and lets the running finish", fun drain/0},
      {"pynode: no such function", fun() -> pseudo_missing(N) end},
      {"what Python code prints comes out line by line", fun printing/0}].
+
+%% Each node has one first time; its threads change while it is prepared.
+first_evals() ->
+    [begin
+         Node = #{node := N} = live:pynode(#{args => ["--workers", "8", "--import", "hasty"]}),
+         Calls = [erpc:send_request(N, builtins, eval, [<<"'__builtins__' in globals()">>]) || _ <- lists:seq(1, 16)],
+         ?assertEqual([true], lists:usort([erpc:receive_response(Call, live:ms(10000)) || Call <- Calls])),
+         live:stop(Node)
+     end || _ <- lists:seq(1, 12)],
+    ok.
 
 %% The OS's own count of the node's threads.
 threads(#{os_pid := OsPid}) ->

@@ -62,11 +62,13 @@ examples() ->
 uvicorn(Loop, App, Port) ->
     ["-m", "uvicorn", App, "--port", integer_to_list(Port), "--loop", Loop].
 
+%% Not one of those that the system gives: a node of another test would have it a moment later.
 free_port() ->
-    {ok, Socket} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}, {reuseaddr, true}]),
-    {ok, Port} = inet:port(Socket),
-    gen_tcp:close(Socket),
-    Port.
+    Port = 30000 + rand:uniform(2700),
+    case gen_tcp:listen(Port, [{ip, {127, 0, 0, 1}}, {reuseaddr, true}]) of
+        {ok, Socket} -> gen_tcp:close(Socket), Port;
+        {error, eaddrinuse} -> free_port()
+    end.
 
 listens(Port) ->
     live:eventually(fun() ->

@@ -108,7 +108,8 @@ def _():
         "    print(logging.mine)"
     )
     equal((status, output), (0, "1\n"))
-    assert errors.startswith("logging does not go to Erlang: AttributeError"), errors
+    lines = errors.splitlines()  # a stranger who takes the node for another leaves a line, too
+    assert any(line.startswith("logging does not go to Erlang: AttributeError") for line in lines), errors
 
 
 @case("records at the interpreter's end are harmless: exit handlers, finalizers, late threads")
