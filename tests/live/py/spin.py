@@ -15,7 +15,7 @@ def until(port):
         stop.append(True)
 
     threading.Thread(target=wait, daemon=True).start()
-    rounds = 0
+    rounds = 1
     while not stop:
         rounds += 1
     return rounds
