@@ -41,7 +41,7 @@ place(N) ->
     Any = us(fun(_) -> placed(Entries, #{}) end),
     Keyed = us(fun(I) -> placed(Entries, #{key => I}) end),
     Labelled = us(fun(_) -> placed(py_place:matching(Wanted, Labels, Entries), #{}) end),
-    [py_counter:report(Counter, 8, 4, 8) || {_, _, Counter} <- tuple_to_list(Entries)],
+    [py_counter:report(Counter, 8, 4, 8, 1000000) || {_, _, Counter} <- tuple_to_list(Entries)],
     Full = us(fun(_) -> full = py_place:place(Entries, #{strategy => least_loaded}) end),
     Room = us(fun(_) -> 0 = py_place:room(Entries) end),
     live:note("~b nodes: ~.1f us, with a key ~.1f us, with labels ~.1f us, all full ~.1f us, room ~.1f us",

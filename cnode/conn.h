@@ -19,6 +19,7 @@ struct conn {
     _Atomic bool held;       /* requests are kept back until the outbox is shorter */
 
     /* The leader's. */
+    size_t load; /* its requests that had not ended, when that was last counted (home.c) */
     struct conn *next, **at;
     uint8_t *in;
     size_t in_start, in_len, in_cap;

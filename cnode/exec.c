@@ -566,18 +566,16 @@ void exec_times(uint64_t *timed, uint64_t *ns) {
     exec_unlock();
 }
 
-size_t exec_load_of_others(const struct conn *conn) {
+void exec_each_conn(void (*fn)(struct conn *conn)) {
     struct table_walk walk = {0};
     struct request *r;
-    size_t n = 0;
 
     if (exec_load() == 0)
-        return 0;
+        return;
     exec_lock();
     while ((r = table_step(&walk)))
-        n += r->conn != conn;
+        fn(r->conn);
     exec_unlock();
-    return n;
 }
 
 void exec_announce(exec_put_cb *put) {

@@ -152,8 +152,8 @@ size_t exec_load(void);
 /* How many requests workers have run one right after another, and how many ns that took. */
 void exec_times(uint64_t *timed, uint64_t *ns);
 
-/* How many of those that have not ended other connections have sent. A walk through all. */
-size_t exec_load_of_others(const struct conn *conn);
+/* Calls fn with the connection of each that has not ended, under the lock. */
+void exec_each_conn(void (*fn)(struct conn *conn));
 
 /* Whether there is a request that a node which goes has to wait for: any but those that run although
  * the application has cancelled them. */

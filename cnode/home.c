@@ -36,6 +36,7 @@ static struct {
 
     /* The leader's: the looks at the load. */
     int64_t looked, due;
+    size_t requests;     /* that had not ended, when they were last counted */
     bool idle;           /* there was none at the last one */
     uint64_t calls;      /* had been run by then */
     _Atomic bool urgent; /* any thread's: the next one is due at once */
@@ -119,13 +120,28 @@ static int64_t home_oldest_told(void) {
     return told;
 }
 
+static void home_count_cb(struct conn *c) {
+    homes.requests++;
+    if (c)
+        c->load++;
+}
+
+/* Whose the requests are that have not ended: one walk through all of them for all homes. */
+static void home_count_requests(void) {
+    for (struct home *h = homes.list; h; h = h->next)
+        h->conn->load = 0;
+    homes.requests = 0;
+    exec_each_conn(home_count_cb);
+}
+
 /* The first report, at once. */
 static void home_begin_reports(struct home *h) {
     int64_t now = clock_now();
     struct control_load load;
 
     control_read_load(&load, now);
-    load.others = exec_load_of_others(h->conn);
+    home_count_requests();
+    load.others = homes.requests - h->conn->load;
     home_tell_load(h, &load, now);
     homes.idle = false;
     if (homes.due < now || homes.due > now + HOME_LOOK_NS)
@@ -140,8 +156,9 @@ bool home_report(int64_t now) {
 
     atomic_store(&homes.urgent, false); /* before the state is read */
     control_read_load(&load, now);
+    home_count_requests();
     for (struct home *h = homes.list; h; h = h->next) {
-        load.others = exec_load_of_others(h->conn);
+        load.others = homes.requests - h->conn->load;
         if (!all && !control_load_differs(&h->load, &load))
             continue;
         if (home_tell_load(h, &load, now))

@@ -41,6 +41,7 @@
             members = #{} :: #{pid() => {#{node() => facts()}, #{pool() => policy()}}},
             used = #{} :: #{pool() => true},                  % whose nodes are wanted here
             wanted = [] :: [node()],
+            unwritten = false :: boolean(),                   % a message `write' is on its way
             waiting = [] :: [{node(), gen_server:from()}],
             is_new = true :: boolean(),                       % others may not have said yet what there is
             unknown = [] :: [{pool(), gen_server:from()}]}).  % asked for meanwhile
@@ -175,7 +176,8 @@ handle_call({remove_pool, Pool}, _From, S = #s{pools = Pools}) ->
     {reply, ok, written(tell_pools(S#s{pools = maps:remove(Pool, Pools)}))};
 handle_call({set_route, What, Pool}, _From, S) ->
     {reply, py_table:set_route(What, Pool), S};
-handle_call(nodes, _From, S) ->
+handle_call(nodes, _From, S0) ->
+    S = answer_waiting(written(S0)),
     {reply, [Info#{node => Node} || {Node, Info} <- lists:sort(maps:to_list(known(S)))], S};
 handle_call({owner, Node}, _From, S) ->
     {reply, owner_of(said(Node, S)), S};
@@ -189,7 +191,7 @@ handle_cast({locals, Locals}, S = #s{own = Before}) ->
     Own = maps:from_list([{Node, Facts} || #{node := Node, source := Source, facts := Facts} <- Locals, Source =/= cluster]),
     Entries = maps:from_list([{Node, Entry} || #{node := Node, entry := Entry} <- Locals, Entry =/= undefined]),
     tell(changes(Before, Own), others(S)),
-    {noreply, answer_waiting(written(S#s{own = Own, entries = Entries}))};
+    {noreply, write_soon(S#s{own = Own, entries = Entries})};
 handle_cast(_Request, S) ->
     {noreply, S}.
 
@@ -199,12 +201,14 @@ handle_info({members, join, Pids}, S) ->
 handle_info({members, leave, Pids}, S = #s{members = Members}) ->
     {noreply, written(S#s{members = maps:without(Pids, Members)})};
 handle_info({py_nodes, Pid, Changes}, S) ->
-    {noreply, written(change_member(Pid, fun({Nodes, Pools}) -> {changed(Nodes, Changes), Pools} end, S))};
+    {noreply, write_soon(change_member(Pid, fun({Nodes, Pools}) -> {changed(Nodes, Changes), Pools} end, S))};
 handle_info({py_pools, Pid, Pools}, S0) ->
     S = written(change_member(Pid, fun({Nodes, _}) -> {Nodes, Pools} end, S0)),
     {Known, Unknown} = lists:partition(fun({Pool, _}) -> is_map_key(Pool, Pools) end, S#s.unknown),
     [gen_server:reply(From, ok) || {_, From} <- Known],
     {noreply, lists:foldl(fun({Pool, _}, Acc) -> used(Pool, Acc) end, S#s{unknown = Unknown}, Known)};
+handle_info(write, S) ->
+    {noreply, answer_waiting(written(S#s{unwritten = false}))};
 handle_info(known, S = #s{unknown = Unknown}) ->
     [gen_server:reply(From, {error, no_pool}) || {_, From} <- Unknown],
     {noreply, S#s{is_new = false, unknown = []}};
@@ -284,13 +288,21 @@ all() ->
 
 %%% ------------------------------------------------------------------ what is written
 
+%% Behind what is in the mailbox: it is a walk through all nodes.
+write_soon(S = #s{unwritten = true}) ->
+    S;
+write_soon(S) ->
+    self() ! write,
+    S#s{unwritten = true}.
+
 %% The pools, if they have changed, and to the coordinator which nodes are to be attached for those that are used.
 written(S = #s{wanted = Before, used = Used}) ->
     Known = known(S),
-    Pools = maps:map(fun(Pool, Policy) -> written_pool(Pool, Policy, Known, S) end, policies(S)),
+    Policies = policies(S),
+    Pools = maps:map(fun(Pool, Policy) -> written_pool(Pool, Policy, Known, S) end, Policies),
     py_table:pools() =:= Pools orelse py_table:set_pools(Pools),
     Wanted = [Node || {Node, #{state := ready} = Facts} <- maps:to_list(Known), not is_map_key(Node, S#s.own),
-                      {Pool, Policy} <- maps:to_list(policies(S)), is_map_key(Pool, Used), belongs(Pool, Policy, Facts)],
+                      {Pool, Policy} <- maps:to_list(Policies), is_map_key(Pool, Used), belongs(Pool, Policy, Facts)],
     case lists:usort(Wanted) of
         Before ->
             S;

@@ -53,6 +53,7 @@
             nodes = #{} :: #{node() => #node{}},
             wanted = #{} :: #{node() => pos_integer()},  % of connect/2, and the next pause
             cluster = #{} :: #{node() => pos_integer()}, % of cluster_nodes/1, the same
+            unpublished = false :: boolean(),            % a message `publish' is on its way
             left = #{} :: #{node() => true},  % disconnected by the user: their hellos are not heard
             waiting = [] :: [gen_server:from()]}).       % for all ports to settle
 
@@ -221,16 +222,14 @@ handle_call(_Request, _From, S) ->
 -spec handle_cast(term(), #s{}) -> {noreply, #s{}}.
 handle_cast({attached, Pid, Node, Info, Counter}, S = #s{nodes = Nodes}) ->
     case Nodes of
-        #{Node := N = #node{pid = Pid, waiting = Waiting}} ->
-            Up = N#node{entry = {Node, Pid, Counter}, info = Info, waiting = []},
+        #{Node := N = #node{pid = Pid}} ->
+            Up = N#node{entry = {Node, Pid, Counter}, info = Info},
             Wanted = case Up of
                          #node{source = connect} when not is_map_key(Node, S#s.left) -> want(Node, S);
                          _ -> S
                      end,
             Again = maps:merge(S#s.cluster, maps:map(fun(_, _) -> ?RETRY_MIN end, maps:with([Node], S#s.cluster))),
-            Published = publish(Wanted#s{nodes = Nodes#{Node := Up}, cluster = Again}),
-            [gen_server:reply(From, ok) || From <- Waiting], % who calls now finds it
-            {noreply, settle(Published)};
+            {noreply, publish_soon(Wanted#s{nodes = Nodes#{Node := Up}, cluster = Again})};
         _ ->
             {noreply, S}
     end;
@@ -280,6 +279,8 @@ handle_info({retry, Node}, S = #s{nodes = Nodes, wanted = Wanted}) ->
         [] when is_map_key(Node, S#s.cluster) -> {noreply, attach(Node, cluster, [], S)};
         [] -> {noreply, S}
     end;
+handle_info(publish, S) ->
+    {noreply, settle(S)};
 handle_info({forget, Pid}, S) ->
     py_table:forget(Pid),
     {noreply, S};
@@ -385,6 +386,26 @@ set_cluster(Wanted, S = #s{cluster = Before, nodes = Nodes, left = Left}) ->
 
 is_idle(undefined) -> true;
 is_idle({_, _, Counter}) -> py_counter:in_flight(Counter) =:= 0.
+
+%% Behind what is in the mailbox, so that nodes that come together are published together.
+publish_soon(S = #s{unpublished = true}) ->
+    S;
+publish_soon(S) ->
+    self() ! publish,
+    S#s{unpublished = true}.
+
+published(S = #s{unpublished = true}) -> answer_connected(publish(S#s{unpublished = false}));
+published(S) -> S.
+
+%% Who calls now finds it.
+answer_connected(S = #s{nodes = Nodes}) ->
+    Answered = maps:map(fun(_, N = #node{entry = Entry, waiting = [_ | _] = Waiting}) when Entry =/= undefined ->
+                                [gen_server:reply(From, ok) || From <- Waiting],
+                                N#node{waiting = []};
+                           (_, N) ->
+                                N
+                        end, Nodes),
+    S#s{nodes = Answered}.
 
 %% Writes what calls read: each node, each name's nodes, and those that are taken if none is named.
 publish(S = #s{nodes = Nodes}) ->
@@ -495,7 +516,8 @@ port_down(Pid, Reason, S = #s{ports = Ports}) ->
     end.
 
 %% Answers those who wait for the start when no port is still on its way.
-settle(S = #s{ports = Ports, nodes = Nodes, waiting = Waiting}) ->
+settle(S0) ->
+    S = #s{ports = Ports, nodes = Nodes, waiting = Waiting} = published(S0),
     Attached = [Port || {_, #node{source = {port, Port}, entry = E}} <- maps:to_list(Nodes), E =/= undefined],
     Settled = maps:map(fun(Pid, P = #port{settled = Is, failed = Failed}) ->
                                P#port{settled = Is orelse Failed orelse lists:member(Pid, Attached)}

@@ -2,27 +2,29 @@
 %% py_counter - how many calls are in flight at a node: counted by their callers, corrected by py_node.
 %%
 %% Each node has two slots, used in turns, in one array for all; another element says which slot is in
-%% use. Beside them is what the node has reported: how many calls others have there, how many it runs at
-%% once, how many it takes in all, and when that was. The array is made once a VM, so that reading it costs nothing. A caller that is
+%% use. Beside them is what the node has reported: how many calls others had there, how many it runs at
+%% once, how many it takes of this VM, how long a call stays, and when that was. Others' calls fade from
+%% then on as those that stay do: several VMs that believe an old report would all go where there was room. The array is made once a VM, so that reading it costs nothing. A caller that is
 %% killed cannot count itself off: turn/2 does it.
 -module(py_counter).
 
 -export([init/0, new/0, array/0, enter/2, leave/2, in_flight/1, turn/2]).
--export([report/4, load/1, try_enter/1]).
+-export([report/5, load/1, try_enter/1]).
 
 -export_type([counter/0, slot/0, load/0]).
 
 -type counter() :: pos_integer().  % of the first of its elements
 -type slot() :: pos_integer().
--type load() :: #{in_flight := integer(), others := non_neg_integer(), slots := pos_integer(), limit := pos_integer(),
+-type load() :: #{in_flight := integer(), others := number(), slots := pos_integer(), limit := pos_integer(),
                   reported := integer()}.
 
 -define(NODES, 4096).
--define(SIZE, 7).
+-define(SIZE, 8).
 -define(OTHERS, 3).
 -define(LIMIT, 4).
 -define(SLOTS, 5).
 -define(REPORTED, 6). % monotonic milliseconds
+-define(STAY, 7).     % microseconds; 0: not known
 
 %% Makes the array, once; by whoever owns the tables, before anybody else is there.
 -spec init() -> ok.
@@ -66,7 +68,7 @@ enter(Array, Counter) ->
 try_enter(Counter) ->
     Array = array(),
     {Slot, Count} = enter(Array, Counter),
-    case Count + atomics:get(Array, Counter + ?OTHERS) =< atomics:get(Array, Counter + ?LIMIT) of
+    case Count =< atomics:get(Array, Counter + ?LIMIT) of
         true -> {Slot, Count};
         false -> leave(Array, Slot), full
     end.
@@ -80,22 +82,30 @@ in_flight(Counter) ->
     Array = array(),
     atomics:get(Array, Counter + 1) + atomics:get(Array, Counter + 2).
 
-%% What the node has said: how many calls others have there, how many it runs at once, and how many it takes.
--spec report(counter(), non_neg_integer(), pos_integer(), pos_integer()) -> ok.
-report(Counter, Others, Slots, Limit) ->
+%% What the node has said: how many calls others have there, how many it runs at once, how many it takes, and for how
+%% many microseconds a call is there.
+-spec report(counter(), non_neg_integer(), pos_integer(), pos_integer(), non_neg_integer()) -> ok.
+report(Counter, Others, Slots, Limit, Stay) ->
     Array = array(),
     atomics:put(Array, Counter + ?OTHERS, Others),
     atomics:put(Array, Counter + ?SLOTS, Slots),
     atomics:put(Array, Counter + ?LIMIT, Limit),
+    atomics:put(Array, Counter + ?STAY, Stay),
     atomics:put(Array, Counter + ?REPORTED, erlang:monotonic_time(millisecond)).
 
 %% How loaded the node is: calls of this VM, of others, how many it runs and takes, milliseconds since it said so.
 -spec load(counter()) -> load().
 load(Counter) ->
     Array = array(),
-    #{in_flight => in_flight(Counter), others => atomics:get(Array, Counter + ?OTHERS),
-      slots => atomics:get(Array, Counter + ?SLOTS), limit => atomics:get(Array, Counter + ?LIMIT),
-      reported => erlang:monotonic_time(millisecond) - atomics:get(Array, Counter + ?REPORTED)}.
+    Age = erlang:monotonic_time(millisecond) - atomics:get(Array, Counter + ?REPORTED),
+    Others = faded(atomics:get(Array, Counter + ?OTHERS), Age, atomics:get(Array, Counter + ?STAY)),
+    #{in_flight => in_flight(Counter), others => Others, slots => atomics:get(Array, Counter + ?SLOTS),
+      limit => atomics:get(Array, Counter + ?LIMIT), reported => Age}.
+
+%% How many of them are there still, if as many end in each moment as are there.
+faded(0, _, _) -> 0;
+faded(Others, _, 0) -> Others;
+faded(Others, Age, Stay) -> Others * math:exp(-min(100.0, max(0, Age) * 1000 / Stay)).
 
 %% Calls that began in the slot that has not been used since the last turn have ended, or are among
 %% those that are watched, whose slots are given. What is left of it was counted by callers that were

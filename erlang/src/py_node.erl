@@ -54,7 +54,7 @@
             counter :: py_counter:counter(),
             slots = 1 :: pos_integer(),      % how many calls it can run at once
             timed = {0, 0} :: {non_neg_integer(), non_neg_integer()}, % calls that it had run in a row, and their time
-            ahead = 4 :: pos_integer(),      % calls that it is sent beyond those that can run
+            mean = 0 :: non_neg_integer(),   % microseconds that a call takes; 0: not known
             home :: pid(),
             asked = 0 :: non_neg_integer(),  % batches on their way, less messages that have come back
             started = #{} :: #{reference() => true},
@@ -112,7 +112,7 @@ init(Parent, Node, Options) ->
     receive
         {py_attached, Info} ->
             Slots = maps:get(min_workers, Info, 1),
-            py_counter:report(Counter, 0, Slots, Slots + ?SENT_AHEAD),
+            py_counter:report(Counter, 0, Slots, Slots + ?SENT_AHEAD, 0),
             py_coordinator:attached(self(), Node, Info, Counter),
             py_telemetry:node(up, Node),
             erlang:send_after(?TURN, self(), turn),
@@ -315,17 +315,22 @@ hear([], S) ->
 %% How many calls of pools are sent there from now on. Blocked ones leave room for others; of short ones many are sent
 %% ahead, so that they come in batches.
 loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, timed = {Count, Took}}) ->
-    #{others := Others, blocked := Blocked, timed := Timed, timed_us := Us} =
-        maps:merge(#{others => 0, blocked => 0, timed => 0, timed_us => 0}, Load),
-    Ahead = if
-                Timed > Count, Us >= Took -> Slots * ?AHEAD_TIME * (Timed - Count) div max(1, Us - Took);
-                true -> S#s.ahead
-            end,
-    Bounded = max(?SENT_AHEAD, min(?AHEAD_MAX, Ahead)),
-    py_counter:report(Counter, Others, Slots, Slots + Blocked + Bounded),
+    #{others := Others, running := Running, queued := Queued, blocked := Blocked, timed := Timed, timed_us := Us} =
+        maps:merge(#{others => 0, running => 0, queued => 0, blocked => 0, timed => 0, timed_us => 0}, Load),
+    Mean = if
+               Timed > Count, Us >= Took -> max(1, (Us - Took) div (Timed - Count));
+               true -> S#s.mean
+           end,
+    py_counter:report(Counter, Others, Slots, Slots + Blocked + ahead(Slots, Mean), stay(Mean, Running + Queued, Slots)),
     py_table:set_load(Node, Load),
     py_telemetry:load(Node, Load),
-    S#s{timed = {Timed, Us}, ahead = Bounded}.
+    S#s{timed = {Timed, Us}, mean = Mean}.
+
+ahead(_, 0) -> ?SENT_AHEAD;
+ahead(Slots, Mean) -> max(?SENT_AHEAD, min(?AHEAD_MAX, Slots * ?AHEAD_TIME div Mean)).
+
+%% With the time that it waits for a slot.
+stay(Mean, Calls, Slots) -> Mean * max(Slots, Calls) div Slots.
 
 %%% ------------------------------------------------------------------ calls that have a row
 

@@ -49,9 +49,9 @@ room(Entries) ->
     lists:foldl(fun room/2, 0, tuple_to_list(Entries)).
 
 room({_, Pid, Counter}, Sum) ->
-    #{in_flight := Own, others := Others, limit := Limit} = py_counter:load(Counter),
+    #{in_flight := Own, limit := Limit} = py_counter:load(Counter),
     case is_process_alive(Pid) of
-        true -> Sum + max(0, Limit - Own - Others);
+        true -> Sum + max(0, Limit - Own);
         false -> Sum
     end.
 
@@ -108,7 +108,7 @@ least([], Best, _) ->
 %% In thousandths of what it runs at once.
 load({_, Pid, Counter}) ->
     #{in_flight := Own, others := Others, slots := Slots, reported := Age} = py_counter:load(Counter),
-    Load = (Own + Others) * 1000 div max(1, Slots),
+    Load = (Own + Others) * 1000 / max(1, Slots),
     case is_process_alive(Pid) of
         false -> 2 * ?LOADED;
         true when Age > ?OVERDUE -> ?LOADED + Load;
