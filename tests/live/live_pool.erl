@@ -391,12 +391,12 @@ not_ready(_) ->
     Flag = live:tmp("not_ready.py"),
     Spec = spec(#{import => [maybe_ready], path => [live:py(""), filename:dirname(Flag)], start_timeout => 1500}),
     ok = file:write_file(filename:join(filename:dirname(Flag), "maybe_ready.py"), "import os\n"),
-    with(maybe, #{nodes => [Spec]}, fun() ->
-        [Node] = nodes_of(maybe),
+    with(later, #{nodes => [Spec]}, fun() ->
+        [Node] = nodes_of(later),
         ok = file:write_file(filename:join(filename:dirname(Flag), "maybe_ready.py"), "import time\ntime.sleep(60)\n"),
-        ?assertMatch({error, {not_ready, _}}, py:rolling_restart(maybe)),
-        ?assertEqual([Node], nodes_of(maybe)),
-        ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(maybe)))
+        ?assertMatch({error, {not_ready, _}}, py:rolling_restart(later)),
+        ?assertEqual([Node], nodes_of(later)),
+        ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(later)))
     end).
 
 %%% ------------------------------------------------------------------ processes that are killed
