@@ -25,11 +25,11 @@
 place({}, _) ->
     none;
 place(Entries, How = #{key := Key}) ->
-    Ranked = ranked(Key, tuple_to_list(Entries)),
-    first([Entry || Entry <- case How of
-                                 #{affinity := strict} -> [hd(Ranked)];
-                                 #{} -> Ranked
-                             end], How, none);
+    case take(highest(Key, Entries), How) of
+        {_, _, _} = Placed -> Placed;
+        Full when map_get(affinity, How) =:= strict -> Full;
+        Full -> first(tl(ranked(Key, tuple_to_list(Entries))), How, Full)
+    end;
 place(Entries, How) ->
     Entry = one(Entries, How),
     case take(Entry, How) of
@@ -40,7 +40,7 @@ place(Entries, How) ->
 %% One of the nodes whatever it has to do; for what is not counted.
 -spec any(tuple(), how()) -> py_table:entry() | none.
 any({}, _) -> none;
-any(Entries, #{key := Key}) -> hd(ranked(Key, tuple_to_list(Entries)));
+any(Entries, #{key := Key}) -> highest(Key, Entries);
 any(Entries, How) -> one(Entries, How).
 
 %% How many calls the nodes have room for.
@@ -124,8 +124,19 @@ from_own(Entries) ->
 own(Entries) ->
     erlang:phash2(self(), tuple_size(Entries)) + 1.
 
+%% As rendezvous hashing has them: the first, which is nearly always the one, by a walk; all of them by a sort.
+highest(Key, Entries) ->
+    [First | Rest] = tuple_to_list(Entries),
+    highest(Rest, Key, rank(Key, First)).
+
+highest([Entry | Entries], Key, Best) -> highest(Entries, Key, max(Best, rank(Key, Entry)));
+highest([], _, {_, Entry}) -> Entry.
+
 ranked(Key, Entries) ->
-    [Entry || {_, Entry} <- lists:reverse(lists:sort([{erlang:phash2({Key, element(1, E)}), E} || E <- Entries]))].
+    [Entry || {_, Entry} <- lists:reverse(lists:sort([rank(Key, Entry) || Entry <- Entries]))].
+
+rank(Key, {Node, _, _} = Entry) ->
+    {erlang:phash2({Key, Node}), Entry}.
 
 %% The first that has room.
 first([Entry | Entries], How, Else) ->
