@@ -5,26 +5,50 @@ README.md beside this file says how it is started.
 
 import time
 
-from fastapi import FastAPI, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
 
 import erlang
 
 app = FastAPI(title="Library")
 
 
-@app.middleware("http")
-async def answer_always(request: Request, call_next):
+class AnswerAlways:
     """Whatever goes wrong has an answer that says so, and every answer says how long it took."""
-    begin = time.perf_counter()
-    try:
-        response = await call_next(request)
-    except erlang.ErlangError as e:  # the function failed, or Erlang is not there
-        response = JSONResponse({"error": str(e)}, status_code=503)
-    except Exception as e:
-        response = JSONResponse({"error": f"{type(e).__name__}: {e}"}, status_code=500)
-    response.headers["Server-Timing"] = f"app;dur={(time.perf_counter() - begin) * 1000:.1f}"
-    return response
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begin, begun = time.perf_counter(), False
+
+        async def timed(message):
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                took = (time.perf_counter() - begin) * 1000
+                MutableHeaders(scope=message)["Server-Timing"] = f"app;dur={took:.1f}"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, timed)
+        except Exception as e:
+            if begun:
+                raise  # half an answer cannot be taken back
+            await failure(e)(scope, receive, timed)
+
+
+def failure(e):
+    """The answer that says what went wrong."""
+    if isinstance(e, erlang.ErlangError):  # the function failed, or Erlang is not there
+        return JSONResponse({"error": str(e)}, status_code=503)
+    return JSONResponse({"error": f"{type(e).__name__}: {e}"}, status_code=500)
+
+
+app.add_middleware(AnswerAlways)
 
 
 @app.get("/double/{x}")

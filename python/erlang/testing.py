@@ -205,19 +205,19 @@ class Node:
         _check_timeout(timeout)
         name, args = self._request("async_call", name, args, node)
         function, args = self._function(name, args)
-        loop, ended, outcome = asyncio.get_running_loop(), asyncio.Event(), []
+        loop, outcome = asyncio.get_running_loop(), []
+        ended = loop.create_future()
+
+        def end():
+            ended.done() or ended.set_result(None)
 
         def run():
             self._run_apart(outcome, name, function, args)
             with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(ended.set)
+                loop.call_soon_threadsafe(end)
 
         threading.Thread(target=run, daemon=True).start()
-        waiting = loop.create_task(ended.wait())
-        try:
-            await asyncio.wait([waiting], timeout=timeout)
-        finally:
-            waiting.cancel()
+        await asyncio.wait([ended], timeout=timeout)
         return _outcome(outcome, name)
 
     def cast(self, name, args, node):
