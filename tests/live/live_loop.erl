@@ -380,8 +380,8 @@ maps_of_all_kinds() ->
     ?assertEqual({ok, [{ok, 2 * I} || I <- lists:seq(1, 500)]}, py:map(loops, double, [[I] || I <- lists:seq(1, 500)], #{node => asyncio})),
     Mixed = [[I] || I <- lists:seq(-3, 3)] ++ [[<<"x">>], [], [1, 2]],
     {ok, Results} = py:map(math, sqrt, Mixed, #{node => asyncio}),
-    ?assertMatch([{error, {'ValueError', _}}, {error, _}, {error, _}, {ok, 0.0}, {ok, 1.0}, {ok, _}, {ok, _},
-                  {error, {'TypeError', _}}, {error, {'TypeError', _}}, {error, {'TypeError', _}}], Results),
+    ?assertMatch([{error, {'ValueError', _}}, {error, _}, {error, _}, {ok, Zero}, {ok, 1.0}, {ok, _}, {ok, _},
+                  {error, {'TypeError', _}}, {error, {'TypeError', _}}, {error, {'TypeError', _}}] when Zero == 0, Results),
     %% Those that end first do not come first.
     {ok, Naps} = py:map(loops, nap, [[I / 1000, I] || I <- lists:seq(50, 1, -1)], #{node => asyncio}),
     ?assertEqual([{ok, I} || I <- lists:seq(50, 1, -1)], Naps),
