@@ -115,7 +115,7 @@ jobs() ->
           better = lower, run = fun pool_latency/1},
      #job{name = "pool-200", title = "py:call into a pool of 2 from 200 processes", unit = "calls/s",
           run = fun pool_calls/1},
-     #job{name = "pool-cpu", title = "5 ms of computing, 2 nodes, to 1 node", unit = "calls/s",
+     #job{name = "pool-cpu", title = "50 ms of computing, 2 nodes, to 1 node", unit = "calls/s",
           target = {ratio, 1.9}, run = fun pool_cpu/1},
      #job{name = "executor-map", title = "Executor.map of 10 000 x 1 ms on 2 nodes, to the same in 2 calls", unit = "s",
           better = lower, target = {ratio, 0.95}, run = fun executor_map/1},
@@ -299,7 +299,7 @@ pool_call_until(Pool, M, F, Args, End, Done) ->
 pool_cpu(Ctx) ->
     with_pool(two, 2, fun() ->
         with_pool(one, 1, fun() ->
-            {ok, N} = py:call(bench_fixture, spin_of, [0.005], #{}, #{pool => one}),
+            {ok, N} = py:call(bench_fixture, spin_of, [0.05], #{}, #{pool => one}),
             (paired(fun(?PY, _) -> pool_rate(two, 8, bench_fixture, spin, [N], 2000);
                        (_, _) -> pool_rate(one, 8, bench_fixture, spin, [N], 2000) end))(Ctx)
         end)
@@ -560,15 +560,21 @@ us(Fun) ->
 %% Runs so many callers at once: each warms up, all wait, then all begin. What each gave.
 callers(Node, Callers, Work) ->
     Self = self(),
-    Pids = [spawn_link(fun() ->
-                           _ = call_n(Node, 20),
-                           Self ! {warm, self()},
-                           receive {go, Go} -> Self ! {gave, self(), Work(Go)} end
-                       end) || _ <- lists:seq(1, Callers)],
-    [receive {warm, P} -> ok end || P <- Pids],
+    Begun = [spawn_monitor(fun() ->
+                               _ = call_n(Node, 20),
+                               Self ! {warm, self()},
+                               receive {go, Go} -> exit({gave, Work(Go)}) end
+                           end) || _ <- lists:seq(1, Callers)],
+    [receive
+         {warm, P} -> ok;
+         {'DOWN', M, process, P, Why} -> error(Why)
+     end || {P, M} <- Begun],
     Go = erlang:monotonic_time(microsecond),
-    [P ! {go, Go} || P <- Pids],
-    [receive {gave, P, What} -> What end || P <- Pids].
+    [P ! {go, Go} || {P, _} <- Begun],
+    [receive
+         {'DOWN', M, process, P, {gave, What}} -> What;
+         {'DOWN', M, process, P, Why} -> error(Why)
+     end || {P, M} <- Begun].
 
 many_calls(Node, Callers, All) ->
     callers(Node, Callers, fun(_) -> call_n(Node, All div Callers) end).
