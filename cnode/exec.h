@@ -13,6 +13,7 @@
 #include "request.h"
 
 #include <pthread.h>
+#include <sys/types.h>
 #include <stdatomic.h>
 
 struct exec_row {
@@ -56,6 +57,7 @@ struct exec_worker {
     uint32_t number;               /* from 1: the smallest free one; its name as a leader */
     _Atomic int state;
     pthread_t thread;
+    pid_t thread_id;         /* the same for the kernel */
     unsigned long python_id; /* the thread's name in Python: the hooks' own */
     pthread_cond_t wake;
     bool woken;

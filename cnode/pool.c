@@ -192,6 +192,7 @@ static void *pool_main(void *arg) {
     bool new = w->number <= (uint32_t)pool.target; /* nobody leads before one of these has */
 
     pool_self = w;
+    w->thread_id = thread_id();
     pool.hooks.start(w);
     for (;; new = false) {
         if (exec_ready() > 0 && !new) {
@@ -348,18 +349,21 @@ int pool_start_queue_locked(struct queue *q) {
 
 /* The look at the pool. */
 
-/* Looks whether a busy worker has used the processor since the last look. */
+/* Looks whether a busy worker has used the processor since the last look. One that has not, as others had
+ * it, is not blocked: more threads would only take turns with it. */
 static void pool_look(struct exec_worker *w, int64_t now) {
     struct timespec t;
     clockid_t clock;
     int64_t cpu;
+    bool idle;
 
     if (w->seen && now - w->seen < POOL_LOOK_NS)
         return;
     if (pthread_getcpuclockid(w->thread, &clock) != 0 || clock_gettime(clock, &t) < 0)
         return;
     cpu = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-    w->blocked = w->seen && (cpu - w->cpu_seen) * POOL_BUSY_SHARE < now - w->seen;
+    idle = w->seen && (cpu - w->cpu_seen) * POOL_BUSY_SHARE < now - w->seen;
+    w->blocked = idle && (w->blocked || !thread_is_runnable(w->thread_id));
     w->seen = now;
     w->cpu_seen = cpu;
 }
