@@ -12,7 +12,7 @@ libei at all | \bei_[a-z]+|<ei\.h>|<ei_connect\.h> | node.c handshake.[ch]
 the pass-through byte, control message numbers | \bDIST_(PASS_THROUGH|HEADER)\b | dist.c dist.h
 external term tags | \bETF_[A-Z]|"etf\.h" | etf.[ch] dist.[ch] request.[ch] answer.[ch] home.[ch] procs.[ch] process.c channel.c outbox.c stats.c py_atom.c py_decode.[ch] py_encode.[ch] py_types.[ch] py_place.[ch] py_error.c py_log.c py_module.c py_callback.c py_worker.c py_call.c py_server.c py_thread.c control.c route.c handshake.c
 reading and writing sockets | \b(recv|recvmsg|readv|writev|sendmsg|sendto|epoll_[a-z0-9_]+) ?\( | io.c conn.c outbox.c handshake.c scrape.c notify.c
-read(2) and write(2) | (^|[^[:alnum:]_>.])(read|write) ?\( | io.c conn.c outbox.c wake.c load.c log.c cookie.c owner.c
+read(2) and write(2) | (^|[^[:alnum:]_>.])(read|write) ?\( | io.c conn.c outbox.c wake.c load.c log.c cookie.c owner.c thread.c
 entering and leaving Python | \b(PyGILState_|PyEval_(Save|Restore)Thread|PyThreadState_|Py_Initialize|Py_Finalize|Py_(BEGIN|END)_ALLOW_THREADS) | py.c
 HTTP | \bHTTP\b|"http\.h" | http.[ch] scrape.c
 Python at all | <Python\.h>|\bPyObject\b|\bPy_(INCREF|DECREF)\b | py*.[ch] main.c
