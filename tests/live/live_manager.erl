@@ -206,7 +206,7 @@ script() ->
 child() ->
     {Socket, Path} = manager(),
     Code = "import os, signal, time\n"
-        "for _ in range(20):\n"
+        "for _ in range(6):\n"
         "    up, told = os.pipe()\n"
         "    child = os.fork()\n"
         "    if child == 0:\n" % in the middle of fork() Python forgets signals
