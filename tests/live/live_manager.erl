@@ -206,12 +206,13 @@ script() ->
 child() ->
     {Socket, Path} = manager(),
     Code = "import os, signal, time\n"
-        "for _ in range(6):\n"
+        "for _ in range(20):\n"
         "    up, told = os.pipe()\n"
         "    child = os.fork()\n"
         "    if child == 0:\n" % in the middle of fork() Python forgets signals
         "        os.write(told, b'x')\n"
-        "        time.sleep(600)\n"
+        "        while True:\n" % a signal just before sleep() does not end it: so not one that is long
+        "            time.sleep(0.01)\n"
         "    os.read(up, 1)\n"
         "    os.kill(child, signal.SIGTERM)\n"
         "    assert os.waitpid(child, 0)[1] == 0\n",
