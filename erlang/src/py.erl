@@ -1010,7 +1010,7 @@ route(M) ->
 %% @doc All Python nodes of the cluster: which VMs have them, in what state they are, their labels, pools and versions.
 %%
 %% ```
-%% [#{node := _, vms := [_], state := ready, labels := _} | _] = py:cluster().
+%% [_ | _] = [Node || #{node := Node, vms := [_], state := ready, labels := #{}} <- py:cluster()].
 %% '''
 -spec cluster() -> [py_cluster:node_info()] | {error, not_started}.
 cluster() ->

@@ -153,6 +153,8 @@ idle_handlers() ->
          Handlers = handlers(Vm),
          [exit(H, kill) || H <- Handlers],
          live:eventually(fun() -> handlers(Vm) =:= [] end),
+         %% Behind what tells of their end, on each thread's own connection: the threads know.
+         [?assertEqual(pong, rpc:call(Vm, net_adm, ping, [Peer])) || Peer <- rpc:call(Vm, erlang, nodes, [hidden])],
          Got = py(N, resume, []),
          [?assertMatch({_, {<<"ok">>, _}}, G) || G <- Got],
          ?assertEqual([], [Old || {Old, {_, New}} <- Got, lists:member(New, Handlers)])
