@@ -789,6 +789,31 @@ void io_wait_tasks(int fd, int64_t deadline) {
     atomic_store(&io.tasks_idle, false);
 }
 
+/* A moment awake as the leader: what comes for a worker, or for fd, ends it. */
+static void io_look_awake(int fd) {
+    bool readable = false;
+
+    io.traffic = clock_now();
+    io_tell();
+    tasks_set_looking(true);
+    while (!tasks_due() && exec_ready() == 0 && !readable && !atomic_load(&io.stopping))
+        if (!io_spin_for_tasks(fd, &readable))
+            break;
+    tasks_set_looking(false);
+    io.batch = tasks_waiting();
+}
+
+void io_look_for_tasks(int fd, bool few) {
+    if (!tasks_due() && io_take_lead(LEADER_TASKS)) {
+        if (few)
+            io_look_awake(fd);
+        io_leave();
+        if (!tasks_due())
+            pool_wake();
+    }
+    atomic_store(&io.tasks_idle, few && !tasks_due() && !atomic_load(&io.stopping));
+}
+
 /* The io thread leads as long as every worker is in Python or asleep. */
 static void io_stand_in(void) {
     bool leads;

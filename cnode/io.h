@@ -34,6 +34,11 @@ bool io_lead(uint32_t me);
  * that has read it. */
 void io_wait_tasks(int fd, int64_t deadline);
 
+/* The same for a loop that sleeps elsewhere: a moment awake, before it does. Not after many tasks at once: the next
+ * ones are left to a worker. Until then a worker that reads a task leaves the lead to the loop, which is to look
+ * again after its turn. */
+void io_look_for_tasks(int fd, bool few);
+
 /* A connection that has shaken hands; taken. One to the same peer that is there already is
  * closed: the peer would not have come again if it still were alive. */
 void io_add(struct conn *c);

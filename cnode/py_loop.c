@@ -28,6 +28,7 @@
 
 enum {
     PY_LOOP_TURN = 64,           /* tasks that begin before timers and sockets have their turn */
+    PY_LOOP_FEW = 16,            /* less come one by one, and the next is looked for */
     PY_LOOP_SLOW_NS = 100000000, /* what takes longer at a time is logged */
     PY_LOOP_END_SECONDS = 3,     /* for the loop to end: erlang._loop gives its tasks less */
 };
@@ -45,6 +46,8 @@ static struct {
     PyObject *flush;                                                 /* our method, for call_soon */
     PyObject *slow; /* the names of what has been logged as slow */
     bool looks;     /* comes to py_loop_wait() at each of its turns */
+    int backend;    /* else what it waits for is readable then, if known (-1) */
+    bool few;       /* tasks at its last turn */
     bool flushing;  /* flush is on its way */
     bool leaving;   /* a thread waits until the node leaves */
     struct py_reply_batch batch;
@@ -161,10 +164,9 @@ void py_loop_set_cancelled(void) {
 
 /* What is to be written. A loop that does not look by itself is asked to call back. */
 
-void py_loop_touch(struct conn *c) {
+static void py_loop_call_back(void) {
     PyObject *handle;
 
-    py_reply_touch(&py_loop.batch, c);
     if (py_loop.looks || py_loop.flushing)
         return;
     handle = PyObject_CallOneArg(py_loop.call_soon, py_loop.flush);
@@ -174,17 +176,10 @@ void py_loop_touch(struct conn *c) {
     Py_XDECREF(handle);
 }
 
-static PyObject *py_loop_flush(PyObject *self, PyObject *unused) {
-    (void)self;
-    (void)unused;
-    py_loop.flushing = false;
-    py_leave();
-    py_reply_flush(&py_loop.batch);
-    py_enter();
-    return Py_NewRef(Py_None);
+void py_loop_touch(struct conn *c) {
+    py_reply_touch(&py_loop.batch, c);
+    py_loop_call_back();
 }
-
-static PyMethodDef py_loop_flush_def = {"_loop_flush", py_loop_flush, METH_NOARGS, NULL};
 
 /* A callback has forked and come back twice: in the child there is no node. */
 static void py_loop_check_forked(void) {
@@ -369,6 +364,11 @@ static void py_loop_look_for_end(void) {
     Py_XDECREF(none);
 }
 
+/* Tasks begin until the node leaves. */
+static bool py_loop_is_due(void) {
+    return tasks_due() && !atomic_load(&py_loop.stop);
+}
+
 PyObject *py_loop_turn(PyObject *self, PyObject *unused) {
     struct request *taken[PY_LOOP_TURN], *r;
     bool cancelled;
@@ -383,14 +383,47 @@ PyObject *py_loop_turn(PyObject *self, PyObject *unused) {
     n = tasks_take(taken, PY_LOOP_TURN);
     for (size_t i = 0; i < n; i++)
         py_loop_run_request(taken[i]);
+    py_loop.few = n < PY_LOOP_FEW;
+    py_loop_call_back();
     py_loop_look_for_end();
     return Py_NewRef(Py_None);
 }
 
-/* wait(fd, timeout): whether turn() is due, or fd may be readable, or so many seconds have passed. */
+/* What a loop that does not look calls back: it looks for the next tasks before it sleeps, and runs them. */
+static PyObject *py_loop_flush(PyObject *self, PyObject *unused) {
+    int64_t since;
+
+    py_loop_check_forked();
+    py_loop.flushing = false;
+    py_leave();
+    py_reply_flush(&py_loop.batch);
+    if (!atomic_load(&py_loop.stop))
+        io_look_for_tasks(py_loop.backend, py_loop.few);
+    since = load_entering();
+    py_enter();
+    load_entered(since);
+    return py_loop_is_due() ? py_loop_turn(self, unused) : Py_NewRef(Py_None);
+}
+
+static PyMethodDef py_loop_flush_def = {"_loop_flush", py_loop_flush, METH_NOARGS, NULL};
+
+/* Without the GIL: what is to be written is, and fd or the deadline waited for, unless tasks are due. */
+static void py_loop_pass(int fd, int64_t deadline) {
+    int64_t since;
+
+    py_leave();
+    py_reply_flush(&py_loop.batch);
+    if (deadline == 0 || deadline > clock_now())
+        io_wait_tasks(fd, deadline);
+    since = load_entering();
+    py_enter();
+    load_entered(since);
+}
+
+/* wait(fd, timeout): waits for tasks, which it runs, for fd to be readable, or so many seconds. */
 PyObject *py_loop_wait(PyObject *self, PyObject *args) {
-    PyObject *timeout;
-    int64_t deadline, since;
+    PyObject *timeout, *none = NULL;
+    int64_t deadline, now = clock_now();
     int fd;
 
     (void)self;
@@ -399,16 +432,15 @@ PyObject *py_loop_wait(PyObject *self, PyObject *args) {
         return NULL;
     if (py_thread_deadline(timeout, &deadline) < 0)
         return NULL;
-    if (timeout == Py_None || deadline > clock_now() || py_loop.batch.len > 0) {
-        py_leave();
-        py_reply_flush(&py_loop.batch);
-        if (timeout == Py_None || deadline > clock_now())
-            io_wait_tasks(fd, deadline);
-        since = load_entering();
-        py_enter();
-        load_entered(since);
+    if (py_loop.batch.len > 0 || (!tasks_due() && (timeout == Py_None || deadline > now)))
+        py_loop_pass(fd, timeout == Py_None ? 0 : deadline);
+    if (py_loop_is_due()) {
+        none = py_loop_turn(NULL, NULL);
+        Py_XDECREF(none);
+        if (none && py_loop.few && py_loop.batch.len > 0)
+            py_loop_pass(fd, clock_now());
     }
-    return PyBool_FromLong(tasks_due());
+    return none || !PyErr_Occurred() ? Py_NewRef(Py_None) : NULL;
 }
 
 /* Running. */
@@ -417,8 +449,9 @@ PyObject *py_loop_set(PyObject *self, PyObject *args) {
     int looks;
 
     (void)self;
-    if (!PyArg_ParseTuple(args, "OOOOOp", &py_loop.create_task, &py_loop.create_future,
-                          &py_loop.call_soon, &py_loop.stop_method, &py_loop.cancelled, &looks))
+    if (!PyArg_ParseTuple(args, "OOOOOpi", &py_loop.create_task, &py_loop.create_future,
+                          &py_loop.call_soon, &py_loop.stop_method, &py_loop.cancelled, &looks,
+                          &py_loop.backend))
         return NULL;
     Py_INCREF(py_loop.create_task);
     Py_INCREF(py_loop.create_future);

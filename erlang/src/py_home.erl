@@ -13,28 +13,27 @@
 %% calls have their answer now}].
 -module(py_home).
 
--export([start/2, init/3]).
+-export([start/1, init/2]).
 
 -define(HEAP, 20000). % words: so much garbage is made in no time
 
 -record(h, {py_node :: pid(),
             monitor :: reference(),
-            node :: node(),
-            rows :: atomics:atomics_ref()}). % not 0 if calls of the node may have rows
+            node :: node()}).
 
--spec start(node(), atomics:atomics_ref()) -> {pid(), reference()}.
-start(Node, Rows) ->
-    {_, _} = spawn_opt(?MODULE, init, [self(), Node, Rows], [monitor, {message_queue_data, off_heap}, {min_heap_size, ?HEAP}]).
+-spec start(node()) -> {pid(), reference()}.
+start(Node) ->
+    {_, _} = spawn_opt(?MODULE, init, [self(), Node], [monitor, {message_queue_data, off_heap}, {min_heap_size, ?HEAP}]).
 
--spec init(pid(), node(), atomics:atomics_ref()) -> ok.
-init(PyNode, Node, Rows) ->
+-spec init(pid(), node()) -> ok.
+init(PyNode, Node) ->
     py_table:add_answerer(PyNode),
-    loop(#h{py_node = PyNode, monitor = erlang:monitor(process, PyNode), node = Node, rows = Rows}).
+    loop(#h{py_node = PyNode, monitor = erlang:monitor(process, PyNode), node = Node}).
 
 loop(H = #h{py_node = PyNode, monitor = Monitor}) ->
     receive
         Items when is_list(Items) ->
-            {Left, Ended} = case atomics:get(H#h.rows, 1) of
+            {Left, Ended} = case py_table:count_calls() of
                                 0 -> {spread(Items, []), []};
                                 _ -> answer(Items, [], none, 0, [])
                             end,

@@ -7,7 +7,7 @@
 %%      {call, Ref, M, F, Args, Opts}    from callers: goes to the node as it is, with others
 %%      {cast, M, F, Args, Opts}         the same
 %%      {begin_call, Owner, Call}        Call as above; its row is in py_table, where its answer goes from
-%%      {expect, Owner}                  who will send this:
+%%      {expect, Owner}                  one that its owner has sent to the node itself; or who will send this:
 %%      {begin_calls, Owner, [Call]}
 %%      {cancel, Ref, {M, F}}            the caller no longer waits
 %%      {cancel_call, Ref}               of those that have a row: it ends in {error, cancelled}
@@ -103,10 +103,8 @@ init(Parent, Node, Options) ->
     To = {pynode, Node},
     Monitor = erlang:monitor(process, To), % its end is the connection's
     put(monitor, Monitor),
-    put(owners, 0),
-    put(rows, atomics:new(1, [])),
     Counter = py_counter:new(),
-    {Home, HomeMonitor} = py_home:start(Node, get(rows)),
+    {Home, HomeMonitor} = py_home:start(Node),
     put(home, HomeMonitor),
     To ! {attach, Home},
     receive
@@ -243,7 +241,7 @@ add_all([], Batch, N, S) ->
 flush([], S) ->
     S;
 flush([{call, Ref, _, _, _, _} = Call] = Batch, S) ->
-    case has_calls() andalso py_table:is_call(Ref) of
+    case py_table:is_call(Ref) of
         true -> flush_list(Batch, S);
         false -> send(Call, S)
     end;
@@ -335,12 +333,11 @@ stay(Mean, Calls, Slots) -> Mean * max(Slots, Calls) div Slots.
 %%% ------------------------------------------------------------------ calls that have a row
 
 %% Owners are monitored once, and counted in the process dictionary, which makes little garbage:
-%% Owner => {Monitor, how many of its calls have no answer}, and how many owners have such calls.
+%% Owner => {Monitor, how many of its calls have no answer}.
 begun(Owner, Count) ->
     case get(Owner) of
-        {Monitor, 0} -> put(Owner, {Monitor, Count}), count_owner(1);
         {Monitor, Before} -> put(Owner, {Monitor, Before + Count});
-        undefined -> put(Owner, {watch_owner(Owner), Count}), count_owner(1)
+        undefined -> put(Owner, {watch_owner(Owner), Count})
     end.
 
 watch_owner(none) -> none;
@@ -350,18 +347,7 @@ all_ended(Ended) ->
     [ended(Owner, Count) || {Owner, Count} <- Ended, Count > 0].
 
 ended(Owner, Count) ->
-    case get(Owner) of
-        {Monitor, Count} -> put(Owner, {Monitor, 0}), count_owner(-1);
-        {Monitor, Before} -> put(Owner, {Monitor, Before - Count});
-        undefined -> ok % it has died
-    end.
-
-count_owner(Change) ->
-    Owners = get(owners) + Change,
-    put(owners, Owners),
-    atomics:put(get(rows), 1, Owners).
-
-has_calls() -> get(owners) > 0.
+    begun(Owner, -Count). % it may come before what it ends
 
 %% Those who have not begun anything lately are not monitored any more.
 forget_owners() ->
@@ -380,7 +366,6 @@ cancel_call(Ref, Why, Batch, N, S = #s{home = Home, cancelled = Cancelled}) ->
 owner_down(Owner, S = #s{dead = Dead}) ->
     case erase(Owner) of
         {_, Count} when Count > 0 ->
-            count_owner(-1),
             map_size(Dead) =:= 0 andalso erlang:send_after(S#s.pause, self(), sweep),
             S#s{dead = Dead#{Owner => true}};
         _ ->
@@ -424,21 +409,26 @@ down(Monitor, Pid, Batch, N, S = #s{watchers = Watchers, watched = Watched}) ->
     end.
 
 %% A caller that dies before it has made itself known leaves a call that is nobody's: at the second turn that
-%% finds it running it is cancelled. Should somebody wait for it all the same, that is the answer.
+%% finds it running it is cancelled. Should somebody wait for it all the same, that is the answer. The same with
+%% one that has a row, and whose owner has sent it and nothing more.
 orphans(Batch, N, S = #s{started = Started, strangers = Before}) ->
     IsNobodys = fun(Ref, _) ->
                         not is_map_key(Ref, S#s.watched) andalso not is_map_key(Ref, S#s.cancelled)
-                            andalso not py_table:is_call(Ref)
+                            andalso not has_owner(py_table:call(Ref))
                 end,
     Strangers = maps:filter(IsNobodys, Started),
     case maps:keys(maps:with(maps:keys(Before), Strangers)) of
         [] ->
             drain(Batch, N, S#s{strangers = Strangers});
         Orphans ->
-            [Ref ! {py_response, Ref, {error, cancelled}} || Ref <- Orphans],
+            [Ref ! {py_response, Ref, {error, cancelled}} || Ref <- Orphans, py_table:take_call(Ref) =:= none],
             Tracked = lists:foldl(fun(Ref, Acc) -> track(Ref, {'_', '_'}, Acc) end, S, Orphans),
             loop(flush([{cancel, Ref} || Ref <- Orphans] ++ Batch, Tracked#s{strangers = Strangers}))
     end.
+
+has_owner(none) -> false;
+has_owner({_, _, none, _, _, _, _}) -> true;
+has_owner({_, _, Owner, _, _, _, _}) -> is_process_alive(Owner).
 
 %%% ------------------------------------------------------------------ cancelled, not ended yet
 

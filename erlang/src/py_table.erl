@@ -30,7 +30,7 @@
 -export([routes/0, set_route/2]).
 -export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
--export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, pids_of_calls/0, calls_of/1, calls_of/2]).
+-export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, count_calls/0, pids_of_calls/0, calls_of/1, calls_of/2]).
 -export([add_stream/2, remove_stream/1, stream/1]).
 -export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
 -export([init/1, handle_call/3, handle_cast/2, terminate/2]).
@@ -60,7 +60,7 @@ start_link() ->
 -spec new_calls() -> ok.
 new_calls() ->
     lists:any(fun(Name) -> ets:whereis(Name) =/= undefined end, [py_calls, py_calls_closed])
-        orelse ets:new(py_calls_closed, [named_table, public, {write_concurrency, auto}]),
+        orelse ets:new(py_calls_closed, [named_table, public, {write_concurrency, auto}, {decentralized_counters, false}]),
     ok.
 
 -spec init([]) -> {ok, none}.
@@ -303,6 +303,15 @@ call(Ref) ->
     case lookup(py_calls, Ref) of
         [Row] -> Row;
         [] -> none
+    end.
+
+%% How many have no answer. A call is among them before it is sent. That they are counted in one place makes it
+%% quick to ask.
+-spec count_calls() -> non_neg_integer().
+count_calls() ->
+    case ets:info(py_calls, size) of
+        undefined -> 0;
+        Count -> Count
     end.
 
 -spec is_call(reference()) -> boolean().

@@ -13,6 +13,8 @@
 -type call() :: {py:name(), py:name(), list()} | {py:name(), py:name(), list(), py:kwargs()}.
 -type name() :: atom() | binary().
 
+-define(DIRECT, 6). % calls without an answer up to which each is sent by itself
+
 %%% ------------------------------------------------------------------ options
 
 %% What is given with a task: as py_call:check/4, for the event loop.
@@ -61,16 +63,25 @@ start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
     end,
     Ref.
 
-%% In the table first: if the process of the node has just ended, the coordinator has not seen this
+%% Few are sent by whoever begins them, which spares a wait for py_node; that is told who it has to watch. In the
+%% table first: if the process of the node has just ended, the coordinator has not seen this
 %% call there, or it has, and then it has answered.
 start_at(Node, Pid, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire) ->
     case is_process_alive(Pid) andalso py_table:add_calls(Row) of
         ok ->
-            Pid ! {begin_call, Owner, {call, Ref, M, F, Args, Wire}},
+            Call = {call, Ref, M, F, Args, Wire},
+            case py_table:count_calls() =< ?DIRECT andalso not is_map_key(queue, Wire) andalso send(Node, Call) of
+                true -> Pid ! {expect, Owner};
+                false -> Pid ! {begin_call, Owner, Call}
+            end,
             is_process_alive(Pid) orelse py_table:answer_calls([{Ref, down(Node, unknown)}]);
         _ ->
             py_table:tell(Tag, Owner, Ref, down(Node, not_started))
     end.
+
+%% A list has its answers in a list, and that goes to py_home.
+send(Node, Call) ->
+    erlang:send({pynode, Node}, [Call], [noconnect, nosuspend]) =:= ok.
 
 start_timer(infinity, _, _) -> none;
 start_timer(Timeout, Pid, Ref) -> erlang:send_after(Timeout, Pid, {call_timeout, Ref}).

@@ -22,13 +22,8 @@ class _Selector(selectors.DefaultSelector):
     """
 
     def select(self, timeout=None):
-        due = _erlang._loop_wait(self.fileno(), timeout)
-        events = super().select(0)
-        if due:
-            key = self.get_map().get(_FD)
-            if key is not None and not any(event[0] is key for event in events):
-                events.append((key, selectors.EVENT_READ))
-        return events
+        _erlang._loop_wait(self.fileno(), timeout)
+        return super().select(0)
 
 
 _FD = _erlang._loop_fd()
@@ -45,6 +40,11 @@ def _new_loop(kind):
     return asyncio.SelectorEventLoop(_Selector()), True
 
 
+def _backend(loop):
+    """What is readable when something comes for a loop that is not ours, or -1."""
+    return getattr(loop, "_get_backend_id", lambda: -1)()
+
+
 def run(kind):
     """Runs the loop until the node leaves. Who stops it, or lets SystemExit out of a callback or anything
     out of a signal's handler, just makes it begin again.
@@ -57,7 +57,13 @@ def run(kind):
         raise
     asyncio.set_event_loop(loop)
     _erlang._loop_set(
-        loop.create_task, loop.create_future, loop.call_soon, loop.stop, asyncio.CancelledError, looks
+        loop.create_task,
+        loop.create_future,
+        loop.call_soon,
+        loop.stop,
+        asyncio.CancelledError,
+        looks,
+        _backend(loop),
     )
     loop.add_reader(_FD, _erlang._loop_turn)
     if looks and threading.current_thread() is threading.main_thread():

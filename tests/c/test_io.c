@@ -144,7 +144,17 @@ static void serve_cb(struct exec_worker *w) {
 
 /* What stands for the event loop. */
 
-static _Atomic bool loop_ends;
+static _Atomic bool loop_ends, loop_sleeps_elsewhere;
+
+/* A loop that has a selector of its own. */
+static void loop_sleep_elsewhere(size_t ran) {
+    struct pollfd p = {tasks_fd(), POLLIN, 0};
+
+    if (ran > 0)
+        io_look_for_tasks(-1, ran < 16);
+    if (!tasks_due())
+        poll(&p, 1, SECONDS * 1000);
+}
 
 static void *loop_main(void *arg) {
     static const uint8_t normal[] = {ETF_SMALL_ATOM_UTF8, 6, 'n', 'o', 'r', 'm', 'a', 'l'};
@@ -152,7 +162,9 @@ static void *loop_main(void *arg) {
     struct request *r;
 
     while (!atomic_load(&loop_ends)) {
-        while (tasks_take(&r, 1) == 1) {
+        size_t ran = 0;
+
+        for (; tasks_take(&r, 1) == 1; ran++) {
             struct conn *c = conn_ref(r->conn);
 
             if (etf_atom_is(r->module, "block"))
@@ -166,7 +178,10 @@ static void *loop_main(void *arg) {
             route_ended(r, (struct slice){normal, sizeof normal});
             conn_unref(c);
         }
-        io_wait_tasks(tasks_fd(), clock_now() + (int64_t)SECONDS * 1000000000);
+        if (atomic_load(&loop_sleeps_elsewhere))
+            loop_sleep_elsewhere(ran);
+        else
+            io_wait_tasks(tasks_fd(), clock_now() + (int64_t)SECONDS * 1000000000);
     }
     buf_done(&me.out);
     return arg;
@@ -374,7 +389,8 @@ static void test_tasks(void) {
     for (int i = 0; i < 50; i++)
         wrong += !strstr(task(fd, "m", "g"), TASK_ANSWER("g"));
     is_int(wrong, 0, "so are others after it");
-    has_str(call(fd, "pynode", "threads"), "state=>idle", "the event loop's thread reads the sockets");
+    has_str(call(fd, "pynode", "threads"), "state=>idle",
+            "the event loop's thread reads the sockets");
     is_str(call(fd, "m", "f"), ANSWER("f"), "a call among tasks is run by a worker");
     has_str(call(fd, "pynode", "threads"), "state=>leading", "who then reads");
     has_str(task(fd, "m", "f"), TASK_ANSWER("f"), "and leaves that to the loop again");
@@ -394,6 +410,41 @@ static void test_tasks(void) {
     is_str(hear(fd), ANSWER("f"), "the call has its answer");
     is_int(mixed(fd, other, 1500), 0, "3000 tasks and calls of two peers, mixed: each is answered");
     ok(until(is_empty), "nothing is left");
+    close(fd);
+    close(other);
+}
+
+static int elsewhere;
+
+static bool a_worker_leads(void) {
+    return strstr(call(elsewhere, "pynode", "threads"), "state=>leading") != NULL;
+}
+
+/* A loop that sleeps elsewhere looks a moment only. */
+static void test_tasks_elsewhere(void) {
+    int fd = peer("elsewhere@h"), other = peer("elsewhere2@h"), wrong = 0;
+
+    elsewhere = fd;
+    atomic_store(&loop_sleeps_elsewhere, true);
+    for (int i = 0; i < 50; i++)
+        wrong += !strstr(task(fd, "m", "f"), TASK_ANSWER("f"));
+    is_int(wrong, 0, "tasks of a loop that sleeps elsewhere, one after another");
+    ok(until(a_worker_leads), "a worker reads when it has looked long enough");
+    is_str(call(fd, "m", "f"), ANSWER("f"), "and runs a call");
+    ask_task(fd, "block", "f");
+    ok(wait_for(&inside, 1), "a task blocks the loop, to which a worker has left the lead");
+    is_str(ping(other), PONG, "the io thread answers a ping");
+    is_str(call(other, "m", "g"), ANSWER("g"), "a worker a call");
+    change(&release, 1);
+    has_str(hear(fd), TASK_ANSWER("f"), "the task has its answer");
+    ask(fd, "block", "f");
+    ok(wait_for(&inside, 1), "a call blocks a worker");
+    has_str(task(other, "m", "f"), TASK_ANSWER("f"), "tasks go on");
+    change(&release, 1);
+    is_str(hear(fd), ANSWER("f"), "the call has its answer");
+    is_int(mixed(fd, other, 1500), 0, "3000 tasks and calls, mixed: each is answered");
+    ok(until(is_empty), "nothing is left, with a loop that sleeps elsewhere");
+    atomic_store(&loop_sleeps_elsewhere, false);
     close(fd);
     close(other);
 }
@@ -751,6 +802,7 @@ int main(void) {
     test_worker_leads();
     test_io_thread_stands_in();
     test_tasks();
+    test_tasks_elsewhere();
     test_malformed();
     test_find_and_replace();
     test_back_pressure();

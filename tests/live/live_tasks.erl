@@ -52,6 +52,8 @@ cases() ->
      {"10000 under way and the coordinator is killed: each has one outcome", fun storm_coordinator/1},
      {"10000 under way and py_table is killed: each has one outcome", fun storm_table/1},
      {"10000 under way and the application stops: each has one outcome", fun storm_stop/1},
+     {"a creator that is killed right after it has sent a task: that is cancelled", fun sent_and_killed/1},
+     {"an answer that comes before it is said who waits for it", fun answered_first/1},
      {"their owners are killed, many at once: nothing is left of what they began", fun storm_owners/1},
      {"nothing is left in any mailbox or table", fun no_litter/1}].
 
@@ -754,8 +756,38 @@ storm_owners(_) ->
     live:eventually(fun() -> length(rows()) > 10000 orelse length(rows()) end),
     [exit(Pid, kill) || Pid <- Pids],
     live:eventually(fun() -> rows() =:= [] orelse length(rows()) end),
-    ?assertEqual(0, proplists:get_value(owners, element(2, process_info(py_node(), dictionary)))),
+    live:eventually(fun() -> [Count || {Owner, {_, Count}} <- dictionary(), is_pid(Owner), Count =/= 0] =:= [] end),
     live:within(10000, fun serves/0).
+
+dictionary() ->
+    {dictionary, Dictionary} = process_info(py_node(), dictionary),
+    Dictionary.
+
+%% Killed by somebody between sending it and saying so, which is feigned here.
+sent_and_killed(_) ->
+    Ref = make_ref(),
+    {Dead, Monitor} = spawn_monitor(fun() -> ok end),
+    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    ok = py_table:add_calls({Ref, py_node(), Dead, async_result, time, sleep, none}),
+    {pynode, hd(py:nodes())} ! [{call, Ref, asyncio, sleep, [3600], #{loop => true}}],
+    Running = fun() -> lists:member(Ref, maps:get(started, py_node:info(py_node()))) end,
+    live:eventually(Running),
+    [py_node() ! turn || _ <- [1, 2]],
+    live:eventually(fun() -> not Running() andalso not py_table:is_call(Ref) end).
+
+%% The node answers before it is said who is to be watched.
+answered_first(_) ->
+    Self = self(),
+    Ref = make_ref(),
+    Pid = py_node(),
+    Watched = fun() -> proplists:get_value(Self, dictionary(), {none, 0}) end,
+    {_, Before} = Watched(),
+    ok = py_table:add_calls({Ref, Pid, Self, async_result, math, sqrt, none}),
+    {pynode, hd(py:nodes())} ! [{call, Ref, math, sqrt, [4], #{loop => true}}],
+    receive {async_result, Ref, {ok, 2.0}} -> ok end,
+    live:eventually(fun() -> element(2, Watched()) =:= Before - 1 end),
+    Pid ! {expect, Self},
+    live:eventually(fun() -> element(2, Watched()) =:= Before end).
 
 no_litter(_) ->
     live:eventually(fun() -> rows() =:= [] end),
