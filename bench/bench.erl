@@ -117,6 +117,8 @@ jobs() ->
           run = fun pool_calls/1},
      #job{name = "pool-cpu", title = "50 ms of computing, 2 nodes, to 1 node", unit = "calls/s",
           target = {ratio, 1.9}, run = fun pool_cpu/1},
+     #job{name = "plain-cpu", title = "the same, 2 plain Python processes, to 1", unit = "calls/s",
+          run = fun plain_cpu/1},
      #job{name = "executor-map", title = "Executor.map of 10 000 x 1 ms on 2 nodes, to the same in 2 calls", unit = "s",
           better = lower, target = {ratio, 0.95}, run = fun executor_map/1},
      #job{name = "cold-64", title = "64 new threads at once, cold: the last answer", unit = "ms",
@@ -299,24 +301,53 @@ pool_call_until(Pool, M, F, Args, End, Done) ->
 pool_cpu(Ctx) ->
     with_pool(two, 2, fun() ->
         with_pool(one, 1, fun() ->
-            {ok, N} = py:call(bench_fixture, spin_of, [0.05], #{}, #{pool => one}),
-            (paired(fun(?PY, _) -> pool_rate(two, 8, bench_fixture, spin, [N], 2000);
-                       (_, _) -> pool_rate(one, 8, bench_fixture, spin, [N], 2000) end))(Ctx)
+            {N, _} = {spins_in(0.05, one), spins_in(0.05, two)},
+            (paired(fun(?PY, _) -> steady_rate(two, 8, bench_spin, spin, [N], 2000);
+                       (_, _) -> steady_rate(one, 8, bench_spin, spin, [N], 2000) end))(Ctx)
         end)
     end).
+
+%% How much work that is. Each node is asked: CPython has specialised its bytecode then, in all of them alike; without that
+%% some compute slower by an eighth for as long as they live.
+spins_in(Seconds, Pool) ->
+    {ok, #{nodes := Nodes}} = py:pool_info(Pool),
+    lists:last([begin
+                    {ok, N} = py:call(bench_spin, spin_of, [Seconds], #{}, #{node => Node}),
+                    N
+                end || #{node := Node} <- Nodes]).
+
+%% From one end of a call to another, without the begin: a window would have a part of a call at each of its ends.
+steady_rate(Pool, Callers, M, F, Args, Ms) ->
+    Begin = erlang:monotonic_time(microsecond),
+    Ends = callers(?PY, Callers, fun(Go) -> pool_call_ends(Pool, M, F, Args, Go + Ms * 1000, []) end),
+    [First | Steady] = [T || T <- lists:sort(lists:append(Ends)), T > Begin + Ms * 100, T < Begin + Ms * 1000],
+    length(Steady) * 1.0e6 / (lists:last(Steady) - First).
+
+pool_call_ends(Pool, M, F, Args, End, Ends) ->
+    {ok, _} = py:call(M, F, Args, #{}, #{pool => Pool}),
+    case erlang:monotonic_time(microsecond) of
+        Now when Now < End -> pool_call_ends(Pool, M, F, Args, End, [Now | Ends]);
+        _ -> Ends
+    end.
+
+%% What the machine gives: the same work by Python processes that are no nodes.
+plain_cpu(Ctx) ->
+    N = rpc:call(?PY, bench_spin, spin_of, [0.05]),
+    Rate = fun(Processes) -> rpc:call(?PY, bench_spin, plain_rate, [Processes, 2, N]) end,
+    (paired(fun(?PY, _) -> Rate(2); (_, _) -> Rate(1) end))(Ctx).
 
 %% In two calls the nodes do nothing but the work: that is as fast as they can.
 executor_map(Ctx = #ctx{quick = Quick}) ->
     Tasks = case Quick of true -> 2000; false -> 10_000 end,
     with_pool(bench, 2, fun() ->
-        {ok, N} = py:call(bench_fixture, spin_of, [0.001], #{}, #{pool => bench}),
+        N = spins_in(0.001, bench),
         {ok, #{nodes := Nodes}} = py:pool_info(bench),
         (paired(fun(?PY, _) ->
                         {ok, Took} = py:call(bench_fixture, executor_map, [<<"bench">>, Tasks, N], #{}, infinity),
                         Took;
                    (_, _) ->
                         {Us, _} = timer:tc(fun() ->
-                            Refs = [py:spawn_call(bench_fixture, spins, [Tasks div 2, N], #{}, #{node => Node})
+                            Refs = [py:spawn_call(bench_spin, spins, [Tasks div 2, N], #{}, #{node => Node})
                                     || #{node := Node} <- Nodes],
                             [{ok, none} = py:await(Ref, infinity) || Ref <- Refs]
                         end),

@@ -21,32 +21,9 @@ async def yielding(x):
     return x
 
 
-def spin(n):
-    """Computes for a while, with the GIL: the same work each time."""
-    total = 0
-    for i in range(n):
-        total += i & 7
-    return total
-
-
-def spins(tasks, n):
-    """So many in one call."""
-    for _ in range(tasks):
-        spin(n)
-
-
-def spin_of(seconds):
-    """How much spin() does in so long, when nothing else runs."""
-    took = []
-    for _ in range(50):
-        began = time.perf_counter()
-        spin(10_000)
-        took.append(time.perf_counter() - began)
-    return round(10_000 * seconds / statistics.median(took))
-
-
 def executor_map(pool, tasks, n):
     """Seconds of so many spins by an executor of the pool."""
+    from bench_spin import spin
     from erlang.cluster import Executor
 
     with Executor(pool=pool) as nodes:

@@ -697,6 +697,10 @@ bool io_lead(uint32_t me) {
 
 /* The event loop's thread. */
 
+static int io_sooner(int a, int b) {
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 static int io_until(int64_t deadline) {
     int64_t left = deadline - clock_now();
 
@@ -738,10 +742,6 @@ static bool io_wait_with(int fd, int timeout, bool *readable) {
     if (n > 0)
         io_dispatch(events, n);
     return true;
-}
-
-static int io_sooner(int a, int b) {
-    return a < 0 || (b >= 0 && b < a) ? b : a;
 }
 
 /* Leads until there is something for the event loop (true), or another has to lead. */
@@ -821,11 +821,9 @@ static void io_stand_in(void) {
     stats_add(STATS_LEAD_TAKEN, 1);
     io_flush_all();
     while (!atomic_load(&io.stopping)) {
-        int again = io_tell(), n;
+        int again = io_tell(), look = pool_supervise(clock_now()), n;
 
-        if (exec_ready() > 0)
-            again = IO_WAITING_MS;
-        pool_supervise(clock_now());
+        again = io_sooner(again, look);
         atomic_store(&io.standing, true);
         leads = io_wait(LEADER_IO, again, &n);
         atomic_store(&io.standing, false);

@@ -13,6 +13,7 @@ enum {
     POOL_IDLE_SECONDS = 10,   /* after which a thread beyond the target leaves */
     POOL_GROWTH_MAX = 64,     /* threads added at one look */
     POOL_LOOK_NS = 100000,    /* the shortest time between two looks at a processor clock */
+    POOL_LOOK_MAX_MS = 10,    /* the longest, while requests wait */
     POOL_BUSY_SHARE = 10,     /* blocked: less than 1/10 of the time on a processor */
     POOL_REPORT_NS = 1000000, /* after which the application is told that a request runs */
     POOL_WAITING_MAX =
@@ -368,10 +369,11 @@ static void pool_look(struct exec_worker *w, int64_t now) {
     w->cpu_seen = cpu;
 }
 
-/* Counts who of the pool runs what somebody waits for; whether a thread is there that will take the
- * next request by itself. */
-static bool pool_survey_locked(int64_t now, int *running) {
+/* Counts who of the pool runs what somebody waits for, and since when they all do; whether a thread is there
+ * that will take the next request by itself. */
+static bool pool_survey_locked(int64_t now, int *running, int64_t *since) {
     *running = 0;
+    *since = 0;
     for (struct exec_worker *w = pool.workers; w; w = w->next) {
         if (w->queue)
             continue;
@@ -384,6 +386,8 @@ static bool pool_survey_locked(int64_t now, int *running) {
                 break;
             pool_look(w, now);
             *running += !w->blocked;
+            if (w->since > *since)
+                *since = w->since;
             break;
         default:
             break;
@@ -410,13 +414,26 @@ void pool_wake(void) {
     exec_unlock();
 }
 
-void pool_supervise(int64_t now) {
-    int running, wanted, spawn = 0;
+/* The longer they have been running the less often they are looked at: each look takes a processor from them. */
+static int pool_next_look(int64_t since, int64_t now) {
+    int64_t next = (now - since) / 4000000;
+
+    return next < 1 ? 1 : next < POOL_LOOK_MAX_MS ? (int)next : POOL_LOOK_MAX_MS;
+}
+
+int pool_supervise(int64_t now) {
+    int running, wanted, spawn = 0, next = 1;
+    int64_t since;
 
     exec_lock();
     if (exec_ready() == 0 || pool.stopping) {
         pool.growth = 1;
-    } else if (!pool_survey_locked(now, &running)) {
+        next = -1;
+    } else if (pool_survey_locked(now, &running, &since)) {
+        next = running >= pool.target ? pool_next_look(since, now) : 1;
+    } else {
+        bool idle = pool.idle;
+
         for (wanted = pool.growth; wanted > 0 && pool.idle; wanted--)
             pool_wake_locked();
         spawn = pool.max + pool_spare_locked() - pool.n_workers;
@@ -426,6 +443,8 @@ void pool_supervise(int64_t now) {
             spawn = (int)exec_ready();
         if (pool.growth < POOL_GROWTH_MAX)
             pool.growth *= 2;
+        if (!idle && spawn <= 0)
+            next = POOL_LOOK_MAX_MS;
     }
     exec_unlock();
     for (; spawn > 0; spawn--)
@@ -433,6 +452,7 @@ void pool_supervise(int64_t now) {
             log_warning("pool: cannot start another thread: %s", strerror(errno));
             break;
         }
+    return next;
 }
 
 void pool_read_numbers(struct pool_numbers *n) {

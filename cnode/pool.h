@@ -28,8 +28,9 @@ bool pool_stop_wait(double seconds);
 /* Wakes a thread that sleeps, if there is one, for what is in the queue. */
 void pool_wake(void);
 
-/* One look by the io thread: adds threads when requests wait and the others are blocked. */
-void pool_supervise(int64_t now);
+/* One look by the io thread: adds threads when requests wait and the others are blocked. In how many milliseconds
+ * the next one is due, or -1: none while nothing waits. */
+int pool_supervise(int64_t now);
 
 /* The calling thread, if it is of the pool, waits for Erlang, which may call back: while it does it
  * counts neither as one that runs nor against the maximum. Without the lock. */
