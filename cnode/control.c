@@ -12,6 +12,7 @@
 #include "stats.h"
 #include "tasks.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 enum { CONTROL_RSS_STEP = 1 << 20 };
@@ -55,6 +56,47 @@ static void control_put_text(struct buf *out, const char *key, const char *value
     etf_put_string(out, value);
 }
 
+static bool control_is_integer(const char *text) {
+    const char *digits = text + (*text == '-');
+    size_t n = strspn(digits, "0123456789");
+
+    return n > 0 && n < 16 && !digits[n];
+}
+
+/* Without a value it is true; true, false and integers are what they look like, all else is text. */
+static void control_put_label(struct buf *out, const char *label) {
+    const char *is = strchr(label, '='), *value = is ? is + 1 : "true";
+    size_t key = strcspn(label, "=");
+
+    etf_put_binary(out, label, key);
+    if (strcmp(value, "true") == 0 || strcmp(value, "false") == 0)
+        etf_put_atom(out, value);
+    else if (control_is_integer(value))
+        etf_put_integer(out, strtoll(value, NULL, 10));
+    else
+        etf_put_string(out, value);
+}
+
+static void control_put_labels(struct buf *out) {
+    const struct options_list *labels = &control.facts->labels;
+
+    etf_put_atom(out, "labels");
+    etf_put_map(out, (uint32_t)labels->len);
+    for (size_t i = 0; i < labels->len; i++)
+        control_put_label(out, labels->items[i]);
+}
+
+static void control_put_imports(struct buf *out) {
+    const struct options_list *imports = &control.facts->imports;
+
+    etf_put_atom(out, "imports");
+    if (imports->len > 0)
+        etf_put_list(out, (uint32_t)imports->len);
+    for (size_t i = 0; i < imports->len; i++)
+        etf_put_string(out, imports->items[i]);
+    etf_put_nil(out);
+}
+
 /* #{state => ready, node => 'py@h', python => <<"3.11.2">>, ...} */
 void control_put_status(struct buf *out) {
     struct pool_numbers n;
@@ -62,7 +104,7 @@ void control_put_status(struct buf *out) {
 
     pool_read_numbers(&n);
     channels_count(&channels, &pooled);
-    etf_put_map(out, 19);
+    etf_put_map(out, 21);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
     etf_put_atom(out, "node");
@@ -84,6 +126,8 @@ void control_put_status(struct buf *out) {
     control_put_number(out, "thread_connections_unused", (uint64_t)pooled);
     control_put_number(out, "rss", load_rss());
     control_put_number(out, "gil_wait", load_gil_wait(clock_now()));
+    control_put_labels(out);
+    control_put_imports(out);
 }
 
 void control_read_load(struct control_load *l, int64_t now) {

@@ -6,13 +6,15 @@
 #ifndef PYNODE_CONTROL_H
 #define PYNODE_CONTROL_H
 
+#include "options.h"
 #include "pool.h"
 
 struct control_facts {
     const char *node, *version, *python, *erlang;
-    int workers, max_workers; /* the options */
-    bool may_drain;           /* --allow was not given, or it allows pynode */
-    void (*drain)(void);      /* what pynode:drain() and SIGTERM start */
+    int workers, max_workers;            /* the options */
+    struct options_list labels, imports; /* --label, --import; not owned */
+    bool may_drain;                      /* --allow was not given, or it allows pynode */
+    void (*drain)(void);                 /* what pynode:drain() and SIGTERM start */
 };
 
 /* facts are kept, not copied. */

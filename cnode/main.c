@@ -75,6 +75,8 @@ static void main_tell_facts(void) {
         .erlang = PYNODE_ERLANG,
         .workers = options.workers,
         .max_workers = options.max_workers,
+        .labels = options.labels,
+        .imports = options.imports,
         .may_drain = main_may_drain(),
         .drain = leave_request,
     };

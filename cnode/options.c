@@ -9,6 +9,7 @@
 #include "options.h"
 #include "buf.h"
 #include "cookie.h"
+#include "utf8.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -46,6 +47,7 @@ enum {
     OPT_DRAIN_TIMEOUT,
     OPT_HELP,
     OPT_IMPORT,
+    OPT_LABEL,
     OPT_LISTEN_MAX,
     OPT_LISTEN_MIN,
     OPT_LOG_FILE,
@@ -84,6 +86,7 @@ static const struct option options_long[] = {
     {"drain-timeout", required_argument, NULL, OPT_DRAIN_TIMEOUT},
     {"help", no_argument, NULL, OPT_HELP},
     {"import", required_argument, NULL, OPT_IMPORT},
+    {"label", required_argument, NULL, OPT_LABEL},
     {"listen-max", required_argument, NULL, OPT_LISTEN_MAX},
     {"listen-min", required_argument, NULL, OPT_LISTEN_MIN},
     {"log-file", required_argument, NULL, OPT_LOG_FILE},
@@ -130,6 +133,8 @@ const char options_help[] =
     "  --listen-min PORT, --listen-max PORT\n"
     "                        listen on the first free port of this range (default: any)\n"
     "  --connect NODE        keep a connection to this Erlang node; repeatable (default: none)\n"
+    "  --label KEY[=VALUE]   what the node is good for, for who chooses among nodes; repeatable\n"
+    "                        (default: none)\n"
     "  --metrics ADDRESS:PORT\n"
     "                        answer GET /metrics for Prometheus there (default: nowhere)\n"
     "  --net-ticktime SEC    drop a peer that is silent for so long (default: 60)\n"
@@ -311,6 +316,21 @@ static int options_allow(struct options *o, const char *value, struct err *e) {
     return options_append(&o->allow, value);
 }
 
+/* A later one of the same key takes its place. */
+static int options_label(struct options *o, const char *value, struct err *e) {
+    size_t key = strcspn(value, "=");
+
+    if (key == 0 || utf8_count((const uint8_t *)value, strlen(value)) < 0)
+        return err_set(e, EX_USAGE, "--label: '%.80s' is not KEY or KEY=VALUE in UTF-8", value);
+    for (size_t i = 0; i < o->labels.len; i++) {
+        char **item = &o->labels.items[i];
+
+        if (strcspn(*item, "=") == key && memcmp(*item, value, key) == 0)
+            return options_string(item, value);
+    }
+    return options_append(&o->labels, value);
+}
+
 static bool options_is_address(const char *text) {
     uint8_t address[sizeof(struct in6_addr)];
 
@@ -446,6 +466,8 @@ static int options_take(struct options *o, struct options_scan *s, int opt, cons
         return options_string(&o->venv, value);
     case OPT_IMPORT:
         return options_append(&o->imports, value);
+    case OPT_LABEL:
+        return options_label(o, value, e);
     case OPT_CONNECT:
         return options_append(&o->connect, value);
     case OPT_ALLOW:
@@ -815,6 +837,7 @@ void options_done(struct options *o) {
     free(o->script);
     options_list_done(&o->path);
     options_list_done(&o->imports);
+    options_list_done(&o->labels);
     options_list_done(&o->connect);
     options_list_done(&o->allow);
     memset(o, 0, sizeof *o);

@@ -52,6 +52,7 @@ struct options {
     struct options_list imports; /* --import, in order */
     struct options_list connect; /* --connect, each name@host */
     struct options_list allow;   /* --allow M or M:F; empty: everything is allowed */
+    struct options_list labels;  /* --label KEY or KEY=VALUE, each key once */
     char *venv;                  /* NULL: none */
     bool strings_as_bytes;       /* --strings bytes */
     char *none_atom;             /* "none", "undefined" or "nil" */

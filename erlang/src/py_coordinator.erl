@@ -440,8 +440,9 @@ facts(State, Port, Info) ->
                #port{spec = Known} -> Known;
                none -> #{}
            end,
-    Imports = [unicode:characters_to_binary(Module) || Module <- maps:get(import, Spec, [])],
-    maps:merge(#{state => State, started => Port =/= none, labels => maps:get(labels, Spec, #{}), pools => [Pool || #{pool := Pool} <- [Spec]],
+    Imports = [unicode:characters_to_binary(Module) || Module <- maps:get(import, Spec, maps:get(imports, Info, []))],
+    Labels = maps:merge(maps:get(labels, Info, #{}), maps:get(labels, Spec, #{})),
+    maps:merge(#{state => State, started => Port =/= none, labels => Labels, pools => [Pool || #{pool := Pool} <- [Spec]],
                  code => maps:get(code, Spec, none), imports => Imports, slots => maps:get(min_workers, Info, 1)},
                maps:with([version, python], Info)).
 

@@ -23,8 +23,14 @@ enum { SECONDS = 30 };
 #define R "#<a@h,7,8,9>"
 #define RES "#<a@h,7,8,10>"
 
+#define LABELS                                                                                  \
+    ",labels=>#{<<\"gpu\">>=>true,<<\"zone\">>=><<\"a=b\">>,<<\"zones\">>=>-2,<<\"long\">>=><<" \
+    "\"1234567890123456\">>}"                                                                   \
+    ",imports=>[<<\"json\">>,<<\"os.path\">>]"
+
 /* What status() ends with when no thread has called Erlang. */
-#define NONE ",processes=>0,thread_connections=>0,thread_connections_unused=>0,rss=>N,gil_wait=>0"
+#define NONE \
+    ",processes=>0,thread_connections=>0,thread_connections_unused=>0,rss=>N,gil_wait=>0" LABELS
 
 static int drains;
 
@@ -32,12 +38,17 @@ static void drain_cb(void) {
     drains++;
 }
 
+static char *labels[] = {"gpu", "zone=a=b", "zones=-2", "long=1234567890123456"};
+static char *imports[] = {"json", "os.path"};
+
 static struct control_facts facts = {.node = "py@h",
                                      .version = "1.2",
                                      .python = "3.11.2",
                                      .erlang = "5.3",
                                      .workers = 3,
                                      .max_workers = 7,
+                                     .labels = {labels, 4},
+                                     .imports = {imports, 2},
                                      .may_drain = true,
                                      .drain = drain_cb};
 
@@ -127,7 +138,8 @@ static void test_starting(void) {
     is_str(ask("ready"), "false", "a node that starts is not ready");
     is_str(status(),
            "#{state=>starting,node=>py@h,version=><<\"1.2\">>,python=><<\"3.11.2\">>,os_pid=>N,"
-           "uptime=>N,workers=>0,min_workers=>3,max_workers=>7,running=>0,blocked=>0,queued=>0,tasks=>0,registered=>0" NONE "}",
+           "uptime=>N,workers=>0,min_workers=>3,max_workers=>7,running=>0,blocked=>0,queued=>0,"
+           "tasks=>0,registered=>0" NONE "}",
            "and says so in its status");
     is_str(ask("threads"), "[]", "there are no threads yet");
     control_set_ready();
@@ -142,18 +154,21 @@ static void test_version(void) {
 }
 
 static void test_outcomes(void) {
-    has_str(ask("outcomes"), "#{ok=>0,error=>0,cancelled=>0,refused=>0,times=>[{100,0},{250,0},", "how requests have ended");
+    has_str(ask("outcomes"), "#{ok=>0,error=>0,cancelled=>0,refused=>0,times=>[{100,0},{250,0},",
+            "how requests have ended");
     has_str(ask("outcomes"), ",{60000000,0}],longer=>0}", "and how long they took");
     outcome_add(OUTCOME_REFUSED);
     outcome_answered(OUTCOME_ERROR, outcome_now() - 200000);
-    has_str(ask("outcomes"), "#{ok=>0,error=>1,cancelled=>0,refused=>1,times=>[{100,0},{250,", "since the first time");
+    has_str(ask("outcomes"), "#{ok=>0,error=>1,cancelled=>0,refused=>1,times=>[{100,0},{250,",
+            "since the first time");
 }
 
 static void test_stats(void) {
-    is_str(ask("stats"),
-           "#{calls=>0,errors=>0,cancelled=>0,refused=>0,dropped=>0,frames_in=>0,bytes_in=>0,"
-           "bytes_out=>0,pings=>0,connects=>0,handshakes_failed=>0,mailbox_dropped=>0,lead_taken=>0}",
-           "all counters are there and begin at 0");
+    is_str(
+        ask("stats"),
+        "#{calls=>0,errors=>0,cancelled=>0,refused=>0,dropped=>0,frames_in=>0,bytes_in=>0,"
+        "bytes_out=>0,pings=>0,connects=>0,handshakes_failed=>0,mailbox_dropped=>0,lead_taken=>0}",
+        "all counters are there and begin at 0");
     for (int i = 0; i < STATS_END; i++)
         stats_add((enum stats_counter)i, (uint64_t)i + 1);
     stats_add(STATS_BYTES_IN, UINT64_C(1) << 40);
@@ -334,7 +349,8 @@ static void test_threads(void) {
     text = ask("threads");
     has_str(text, "state=>running,call=>{'os.path',join},ms=>12", "what a worker calls, how long");
     has_str(text, "state=>idle,call=>none,ms=>0", "beside one that is idle");
-    has_str(status(), ",running=>1,blocked=>0,queued=>0,tasks=>0,registered=>0" NONE "}", "the same in numbers");
+    has_str(status(), ",running=>1,blocked=>0,queued=>0,tasks=>0,registered=>0" NONE "}",
+            "the same in numbers");
 
     if (!procs_register("counter", &drains))
         tap_bail("no name");
@@ -346,7 +362,8 @@ static void test_threads(void) {
     exec_push(request_of(REX, "{" P ",{call,m,f,[],user}}"));
     ok(settle(0, 2, 2), "after two looks of the pool both are blocked");
     has_str(ask("threads"), "state=>blocked,call=>{'os.path',join}", "which is told");
-    has_str(status(), ",running=>2,blocked=>2,queued=>1,tasks=>0,registered=>1" NONE "}", "the same in numbers");
+    has_str(status(), ",running=>2,blocked=>2,queued=>1,tasks=>0,registered=>1" NONE "}",
+            "the same in numbers");
 
     term_put(&name, "{jobs,1}");
     queued = request_of(REX, "{" P ",{call,m,f,[],user}}");
@@ -359,7 +376,8 @@ static void test_threads(void) {
     run(queued, 4);
     has_str(mask(ask("threads"), "ms=>"), "state=>running,call=>{m,f},ms=>N,thread=>new}",
             "and that of a single request");
-    has_str(status(), ",workers=>2,min_workers=>3,max_workers=>7,running=>4,", "they run beside the pool");
+    has_str(status(), ",workers=>2,min_workers=>3,max_workers=>7,running=>4,",
+            "they run beside the pool");
 
     pthread_mutex_lock(&lock);
     release = true;

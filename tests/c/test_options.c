@@ -213,6 +213,11 @@ static void test_lists(void) {
     is_str(o.allow.items[0], "math", "--allow M");
     is_str(o.allow.items[1], "os.path:join", "--allow M:F");
     is_str(o.allow.items[2], "a:B.c", "--allow M:F with a dotted F");
+    is_int(parse("--label gpu --label zone=a --label zone=b=c --label zones=2"), 0, "labels");
+    is_int(o.labels.len, 3, "each key once");
+    is_str(o.labels.items[0], "gpu", "--label KEY");
+    is_str(o.labels.items[1], "zone=b=c", "--label KEY=VALUE, the last one");
+    is_str(o.labels.items[2], "zones=2", "another key that begins alike");
 }
 
 static void test_connect(void) {
@@ -362,6 +367,7 @@ static void test_refused(void) {
         {"--allow :f", EX_USAGE, "--allow: ':f' is not MODULE or MODULE:FUNCTION"},
         {"--allow m:", EX_USAGE, "--allow: 'm:' is not MODULE or MODULE:FUNCTION"},
         {"--allow m:f:2", EX_USAGE, "--allow: 'm:f:2' is not MODULE or MODULE:FUNCTION"},
+        {"--label =1", EX_USAGE, "--label: '=1' is not KEY or KEY=VALUE in UTF-8"},
         {"--allow m~n", EX_USAGE, "--allow: 'm n' is not MODULE or MODULE:FUNCTION"},
         {"--venv /nonexistent", EX_CONFIG,
          "--venv: '/nonexistent' is not a virtual environment: pyvenv.cfg: No such file or "

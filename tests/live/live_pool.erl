@@ -32,6 +32,7 @@ cases() ->
      {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
      {"a key goes to one node, and strictly to no other", fun keys/1},
      {"labels choose among the nodes, and among those of the whole cluster", fun labels/1},
+     {"a node that no VM has started says its labels itself", fun own_labels/1},
      {"functions of a registered module go to the pool by themselves", fun routes/1},
      {"many items are spread over the nodes, in order, and each fails by itself", fun items/1},
      {"a caller that is killed: its call is cancelled, and its place is free", fun caller_killed/1},
@@ -243,6 +244,16 @@ labels(_) ->
                      py:call(math, sqrt, [4], #{}, #{pool => mixed, labels => #{zone => b}, timeout => 50})),
         with(zone_a, #{labels => #{zone => a}}, fun() -> ?assertEqual(2, length(Names(pool(zone_a)))) end)
     end).
+
+own_labels(_) ->
+    #{node := Node} = Proc = live:pynode(#{args => ["--label", "gpu=mine", "--label", "memory=64", "--label", "spare", "--import", "json"]}),
+    ok = py:connect(Node),
+    [Facts] = [F || #{node := N} = F <- py:cluster(), N =:= Node],
+    ?assertMatch(#{labels := #{<<"gpu">> := <<"mine">>, <<"memory">> := 64, <<"spare">> := true}, imports := [<<"json">>]}, Facts),
+    ?assertEqual(Node, name(#{labels => #{gpu => mine, memory => 64, spare => true}})),
+    ?assertMatch({error, {node_down, _, not_started}},
+                 py:call(math, sqrt, [4], #{}, #{labels => #{gpu => mine, memory => 65}, timeout => 50})),
+    live:kill(Proc).
 
 routes(_) ->
     ok = py:register_pool(math, ml),
