@@ -41,7 +41,7 @@ place(N) ->
     Any = us(fun(_) -> placed(Entries, #{}) end),
     Keyed = us(fun(I) -> placed(Entries, #{key => I}) end),
     Labelled = us(fun(_) -> placed(py_place:matching(Wanted, Labels, Entries), #{}) end),
-    [py_counter:report(Counter, 8, 4, 8, 1000000) || {_, _, Counter} <- tuple_to_list(Entries)],
+    [py_counter:enter(py_counter:array(), Counter) || {_, _, Counter} <- tuple_to_list(Entries), _ <- lists:seq(1, 8)],
     Full = us(fun(_) -> full = py_place:place(Entries, #{strategy => least_loaded}) end),
     Room = us(fun(_) -> 0 = py_place:room(Entries) end),
     live:note("~b nodes: ~.1f us, with a key ~.1f us, with labels ~.1f us, all full ~.1f us, room ~.1f us",
@@ -54,7 +54,7 @@ placed(Entries, How) ->
 entries(N) ->
     list_to_tuple([begin
                        Counter = py_counter:new(),
-                       py_counter:report(Counter, 0, 4, 8),
+                       py_counter:report(Counter, 0, 4, 8, 0),
                        {node_name(I), self(), Counter}
                    end || I <- lists:seq(1, N)]).
 
@@ -130,7 +130,7 @@ recompute(N, Cluster) ->
     All = maps:from_list([{Node, facts(ready)} || Node <- Nodes]),
     Known = ms(fun() -> say(All, Member, Cluster) end),
     Used = ms(fun() -> ok = py_cluster:use(calc) end),
-    Attached = ms(fun() -> py_cluster:locals([local(Node) || Node <- Nodes]), sys:get_state(Cluster, infinity) end),
+    Attached = ms(fun() -> py_cluster:locals([local(Node) || Node <- Nodes]), settle(Cluster) end),
     #{entries := Entries} = py_cluster:pool(calc),
     ?assertEqual(N, tuple_size(Entries)),
     Change = median([ms(fun() -> say(#{hd(Nodes) => facts(State)}, Member, Cluster) end)
@@ -143,7 +143,11 @@ recompute(N, Cluster) ->
 
 say(Words, Member, Cluster) ->
     Cluster ! {py_nodes, Member, Words},
-    sys:get_state(Cluster, infinity).
+    settle(Cluster).
+
+%% It has written what it puts off until it has read all.
+settle(Cluster) ->
+    [sys:get_state(Cluster, infinity) || _ <- [1, 2]].
 
 local(Node) ->
     #{node => Node, source => cluster, entry => {Node, self(), 1}, facts => facts(ready)}.
@@ -160,7 +164,6 @@ policy() ->
 
 %%% ------------------------------------------------------------------ counters
 
-%% What happens beyond is no limit of a kind that is told: the process that wants a counter fails.
 counters() ->
     with_table(fun() ->
                        {Took, Count} = timer:tc(fun() -> count_counters(0) end),
@@ -168,10 +171,9 @@ counters() ->
                end).
 
 count_counters(N) ->
-    try py_counter:new() of
+    case py_counter:new() of
+        full -> N;
         _ -> count_counters(N + 1)
-    catch
-        error:_ -> N
     end.
 
 %%% ------------------------------------------------------------------ a VM with many Python nodes

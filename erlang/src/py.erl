@@ -581,7 +581,8 @@ nodes() ->
     py_coordinator:nodes().
 
 %% @doc Attaches a Python node that was started elsewhere. When the connection is lost it is made again,
-%% until `disconnect/1'.
+%% until `disconnect/1'. What is wrong is `{not_reachable, Node}', `{not_a_python_node, Node}', `{too_many_nodes, Node}' for
+%% more than 4096, `timeout' or `not_started'.
 %%
 %% ```
 %% {error, _} = py:connect('nobody@127.0.0.1').

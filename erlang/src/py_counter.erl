@@ -40,8 +40,8 @@ init() ->
 array() ->
     persistent_term:get(?MODULE).
 
-%% A counter that nobody has, for the calling process.
--spec new() -> counter().
+%% A counter that nobody has, for the calling process; `full' if there is none.
+-spec new() -> counter() | full.
 new() ->
     new(1).
 
@@ -53,7 +53,9 @@ new(Counter) when Counter < ?SIZE * ?NODES ->
             Counter;
         false ->
             new(Counter + ?SIZE)
-    end.
+    end;
+new(_) ->
+    full.
 
 %% A call begins: the slot that it leaves at its end, and how many are in flight with it.
 -spec enter(atomics:atomics_ref(), counter()) -> {slot(), integer()}.

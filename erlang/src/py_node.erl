@@ -103,7 +103,7 @@ init(Parent, Node, Options) ->
     To = {pynode, Node},
     Monitor = erlang:monitor(process, To), % its end is the connection's
     put(monitor, Monitor),
-    Counter = py_counter:new(),
+    Counter = new_counter(Node),
     {Home, HomeMonitor} = py_home:start(Node),
     put(home, HomeMonitor),
     To ! {attach, Home},
@@ -126,6 +126,12 @@ init(Parent, Node, Options) ->
             exit({shutdown, detached})
     after ?ATTACH_LIMIT ->
             exit({shutdown, {not_a_python_node, Node}})
+    end.
+
+new_counter(Node) ->
+    case py_counter:new() of
+        full -> exit({shutdown, {too_many_nodes, Node}});
+        Counter -> Counter
     end.
 
 %%% ------------------------------------------------------------------ the loop

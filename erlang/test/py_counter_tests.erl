@@ -25,3 +25,18 @@ at_once_test() ->
     [?assertEqual(0, py_counter:in_flight(Counter)) || Counter <- Counters],
     [Pid ! stop || Pid <- Pids],
     gen_server:stop(Table).
+
+%% There is one place for each of 4096 nodes; who comes then is told, and finds one when a node has gone.
+full_test() ->
+    persistent_term:erase(py_counter),
+    {ok, Table} = py_table:start_link(),
+    [true = is_integer(py_counter:new()) || _ <- lists:seq(1, 4095)],
+    Self = self(),
+    {Last, Monitor} = spawn_monitor(fun() -> Self ! {counter, py_counter:new()}, receive stop -> ok end end),
+    Counter = receive {counter, C} -> C end,
+    ?assertEqual(full, py_counter:new()),
+    exit(Last, kill),
+    receive {'DOWN', Monitor, process, Last, killed} -> ok end,
+    ok = py_table:forget(Last),
+    ?assertEqual(Counter, py_counter:new()),
+    gen_server:stop(Table).
