@@ -141,27 +141,10 @@ init([]) ->
 
 -spec handle_continue(join, #s{}) -> {noreply, #s{}}.
 handle_continue(join, S) ->
-    Self = self(),
-    spawn_link(fun() -> watch(Self) end),
+    _ = py_members:start_link(self(), ?SCOPE, ?GROUP),
     ok = pg:join(?SCOPE, ?GROUP, self()),
     py_coordinator:tell_locals(),
     {noreply, S}.
-
-%% Who comes and who goes. In a process of its own: the pg of OTP 25 ends when a process that is a member and watches
-%% the group, too, is killed.
-watch(Cluster) ->
-    {Monitor, Members} = pg:monitor(?SCOPE, ?GROUP),
-    Cluster ! {members, join, Members},
-    watch(Cluster, Monitor).
-
-watch(Cluster, Monitor) ->
-    receive
-        {Monitor, Event, ?GROUP, Pids} ->
-            Cluster ! {members, Event, Pids},
-            watch(Cluster, Monitor);
-        _ ->
-            watch(Cluster, Monitor)
-    end.
 
 -spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}} | {noreply, #s{}}.
 handle_call({use, Pool}, From, S = #s{is_new = IsNew, unknown = Unknown}) ->

@@ -10,7 +10,7 @@
 -export([vm/1, nodes/1, specs/1, running/1, os_pid/2, registered/2, try_call/2, odd_lines/1]).
 -export([kill_node/2, start_vm/2, kill_vm/1, suspend_vm/1, resume_vm/1, start_epmd/1, kill_epmd/1]).
 -export([cut/2, cut_one_way/2, mend/2, mend/0, detected/0]).
--export([connect/2, keep_connected/1, await_calls/2, hold/3, is_held/1, outcome/1, now_ms/0, ran/0]).
+-export([connect/2, await_calls/2, hold/3, is_held/1, outcome/1, now_ms/0, ran/0]).
 
 -define(TICKTIME, 4). % seconds: four ticks, so that none is missed because the machine is busy
 -define(RPC_LIMIT, 20000).
@@ -142,13 +142,6 @@ try_call(Host, Node) ->
 connect(Host, Nodes) ->
     [ok = rpc(Host, py, connect, [Node, live:ms(?RPC_LIMIT)]) || Node <- Nodes],
     ok.
-
-%% In a VM: makes the connection to another one again whenever it is lost, as VMs of a cluster do.
-keep_connected(Vm) ->
-    spawn(fun Keep() ->
-        net_kernel:connect_node(Vm),
-        receive after 100 -> Keep() end
-    end).
 
 %% Waits until a VM can use all these Python nodes, and says how many milliseconds that took.
 await_calls(Host, Nodes) ->

@@ -50,6 +50,7 @@ cases() ->
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
      {"another VM uses the pool, and adds to it; it goes, and its nodes with it", fun two_vms/1},
      {"a member of the cluster is suspended and comes back", fun suspended/1},
+     {"VMs whose connection is lost find each other again, and call each other's nodes", fun parted/1},
      {"an executor in Python uses pools and labels", fun executor/1},
      {"pynodectl shows, pings, drains and restarts, and says what is wrong", fun ctl/1},
      {"the library telemetry hears of calls, nodes and load", fun telemetry/1},
@@ -484,8 +485,23 @@ suspended(_) ->
     live:eventually(fun() -> py_cluster:vms() =:= [node()] end),
     ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(ml))),
     live:signal(Proc, "CONT"),
-    live:eventually(fun() -> pong =:= net_adm:ping(Peer) andalso length(py_cluster:vms()) =:= 2 end),
+    live:eventually(20000, fun() -> length(py_cluster:vms()) =:= 2 end), % nobody pings
     live:eventually(fun() -> erpc:call(Peer, py, call, [math, sqrt, [4], #{}, pool(ml)]) =:= {ok, 2.0} end).
+
+parted(_) ->
+    #{node := Peer} = Proc = live:peer(),
+    ok = erpc:call(Peer, live_pool, start, [[]]),
+    ok = erpc:call(Peer, py, pool_start, [theirs, #{nodes => [spec(#{})]}]),
+    Whole = fun() -> py:call(math, sqrt, [4], #{}, #{pool => theirs, timeout => 2000}) =:= {ok, 2.0} end,
+    live:eventually(Whole),
+    [begin
+         erlang:disconnect_node(Peer),
+         live:eventually(fun() -> length(py_cluster:vms()) =:= 2 end),
+         live:eventually(Whole)
+     end || _ <- [1, 2, 3]],
+    ok = erpc:call(Peer, application, stop, [pynode]),
+    live:eventually(fun() -> py_cluster:vms() =:= [node()] end),
+    live:kill(Proc).
 
 executor(_) ->
     with(tagged, #{nodes => [spec(#{labels => #{gpu => true, zone => "a"}})]}, fun() ->
