@@ -30,7 +30,7 @@
 -export([routes/0, set_route/2]).
 -export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
--export([add_calls/1, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, count_calls/0, pids_of_calls/0, calls_of/1, calls_of/2]).
+-export([add_calls/1, set_timer/2, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, count_calls/0, pids_of_calls/0, calls_of/1, calls_of/2]).
 -export([add_stream/2, remove_stream/1, stream/1]).
 -export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
 -export([init/1, handle_call/3, handle_cast/2, terminate/2]).
@@ -221,6 +221,15 @@ wishes() ->
 -spec add_calls(row() | [row()]) -> ok | {error, not_started}.
 add_calls(Rows) ->
     insert(py_calls, Rows).
+
+%% It ends with the call.
+-spec set_timer(reference(), reference()) -> ok.
+set_timer(Ref, Timer) ->
+    IsCall = try ets:update_element(py_calls, Ref, {7, Timer})
+             catch error:badarg -> false
+             end,
+    IsCall orelse stop_timer(Timer),
+    ok.
 
 %% The answer to a call, unless it has one: the row it had. A process that is killed in between has the row and has
 %% not sent: so this is for those that nobody knows.

@@ -58,7 +58,7 @@ start(Tag, Owner, M, F, Args, {ok, {pool, _, _}, _, _, _, _} = Checked) ->
 start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
     Ref = make_ref(),
     case py_call:pick(py_call:nodes(Key), Wire) of
-        {Node, Pid, _} -> start_at(Node, Pid, {Ref, Pid, Owner, Tag, M, F, start_timer(Timeout, Pid, Ref)}, Args, Wire);
+        {Node, Pid, _} -> start_at(Node, Pid, {Ref, Pid, Owner, Tag, M, F, none}, Args, Wire, Timeout);
         none -> py_table:tell(Tag, Owner, Ref, down(Where, not_started))
     end,
     Ref.
@@ -66,7 +66,7 @@ start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
 %% Few are sent by whoever begins them, which spares a wait for py_node; that is told who it has to watch. In the
 %% table first: if the process of the node has just ended, the coordinator has not seen this
 %% call there, or it has, and then it has answered.
-start_at(Node, Pid, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire) ->
+start_at(Node, Pid, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire, Timeout) ->
     case is_process_alive(Pid) andalso py_table:add_calls(Row) of
         ok ->
             Call = {call, Ref, M, F, Args, Wire},
@@ -74,6 +74,7 @@ start_at(Node, Pid, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire) ->
                 true -> Pid ! {expect, Owner};
                 false -> Pid ! {begin_call, Owner, Call}
             end,
+            start_timer(Timeout, Pid, Ref),
             is_process_alive(Pid) orelse py_table:answer_calls([{Ref, down(Node, unknown)}]);
         _ ->
             py_table:tell(Tag, Owner, Ref, down(Node, not_started))
@@ -83,8 +84,9 @@ start_at(Node, Pid, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire) ->
 send(Node, Call) ->
     erlang:send({pynode, Node}, [Call], [noconnect, nosuspend]) =:= ok.
 
-start_timer(infinity, _, _) -> none;
-start_timer(Timeout, Pid, Ref) -> erlang:send_after(Timeout, Pid, {call_timeout, Ref}).
+%% When it has been sent: a limit that passed before would find nothing to end.
+start_timer(infinity, _, _) -> ok;
+start_timer(Timeout, Pid, Ref) -> py_table:set_timer(Ref, erlang:send_after(Timeout, Pid, {call_timeout, Ref})).
 
 down(Node, Progress) -> {error, {node_down, Node, Progress}}.
 
@@ -219,11 +221,12 @@ deal_out(Named, Share, [Entry | Entries], Wire, Timeout) ->
 
 %% py_node watches this process before the first of them is in the table.
 begin_at({Node, Pid, _}, Named, Wire, Timeout) ->
-    {Rows, Calls} = rows(Named, Pid, Wire, Timeout, [], []),
+    {Rows, Calls} = rows(Named, Pid, Wire, [], []),
     Pid ! {expect, self()},
     case is_process_alive(Pid) andalso py_table:add_calls(Rows) of
         ok ->
             Pid ! {begin_calls, self(), Calls},
+            [start_timer(Timeout, Pid, element(1, Row)) || Timeout =/= infinity, Row <- Rows],
             is_process_alive(Pid) orelse py_table:answer_calls([{element(1, Row), down(Node, unknown)} || Row <- Rows]);
         _ ->
             Pid ! {begin_calls, self(), []},
@@ -231,16 +234,16 @@ begin_at({Node, Pid, _}, Named, Wire, Timeout) ->
     end.
 
 %% What is wrong with one of them is its own answer.
-rows([{Ref, Tag, Call} | Named], Pid, Wire, Timeout, Rows, Calls) ->
+rows([{Ref, Tag, Call} | Named], Pid, Wire, Rows, Calls) ->
     case request(Call, Wire) of
         {ok, M, F, Args, Options} ->
-            Row = {Ref, Pid, self(), Tag, M, F, start_timer(Timeout, Pid, Ref)},
-            rows(Named, Pid, Wire, Timeout, [Row | Rows], [{call, Ref, M, F, Args, Options} | Calls]);
+            Row = {Ref, Pid, self(), Tag, M, F, none},
+            rows(Named, Pid, Wire, [Row | Rows], [{call, Ref, M, F, Args, Options} | Calls]);
         Error ->
             py_table:tell(Tag, self(), Ref, Error),
-            rows(Named, Pid, Wire, Timeout, Rows, Calls)
+            rows(Named, Pid, Wire, Rows, Calls)
     end;
-rows([], _, _, _, Rows, Calls) ->
+rows([], _, _, Rows, Calls) ->
     {Rows, lists:reverse(Calls)}.
 
 request({M, F, Args}, Wire) when is_atom(M), is_atom(F) ->

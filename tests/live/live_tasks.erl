@@ -27,6 +27,7 @@ cases() ->
      {"arguments: none, keywords, nested, large", fun arguments/1},
      {"on the loop, or in a worker with executor", fun executors/1},
      {"limits: of run, of a task, of await; none leaves a message", fun limits/1},
+     {"limits that pass while the tasks are being begun", fun short_limits/1},
      {"a task that nobody awaits: its message comes", fun never_awaited/1},
      {"the creator dies: its tasks are cancelled, those that it spawned go on", fun creator_dies/1},
      {"spawn_task: who is told", fun notified/1},
@@ -178,6 +179,18 @@ executors(_) ->
     ?assertEqual({ok, [{ok, false}]}, py:parallel([{tasks, on_loop, []}])),
     ?assertEqual({ok, 1}, py_event_loop:run(tasks, nap, [0.001, 1], #{executor => true})), % a coroutine is awaited all the same
     ?assertMatch({error, {bad_option, executor}}, py:map(tasks, on_loop, [[]], #{executor => true})).
+
+short_limits(_) ->
+    [begin
+         Refs = py:create_tasks([{asyncio, sleep, [3600]} || _ <- lists:seq(1, 5000)], #{timeout => Limit}),
+         ?assertEqual([{error, timeout}], lists:usort([message(Ref) || Ref <- Refs]))
+     end || Limit <- [0, 1, 5]],
+    %% So large that they are sent for longer than that: what has been cancelled does not run.
+    Large = binary:copy(<<0>>, 1 bsl 22),
+    Refs = [py_event_loop:create_task(asyncio, sleep, [3600, Large], Limit) || _ <- lists:seq(1, 20), Limit <- [0, 1]],
+    ?assertEqual([{error, timeout}], lists:usort([message(Ref) || Ref <- Refs])),
+    live:eventually(3000, fun() -> {ok, #{tasks := Tasks}} = py:call(pynode, status, []), Tasks =:= 0 orelse Tasks end),
+    ?assertEqual([], live:flush()).
 
 limits(_) ->
     Gate = #{port := Port} = live:gate(),
