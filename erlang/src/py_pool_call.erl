@@ -233,7 +233,7 @@ collect(Pid, Piece) ->
     receive
         {Pid, {ok, Results}} -> Results;
         {Pid, Error} -> [Error || _ <- Piece];
-        {'DOWN', _, process, _, _} -> exit(normal) % the caller's
+        {'DOWN', _, process, _, _} -> exit(shutdown) % the caller's; those that are linked end, too
     end.
 
 %%% ------------------------------------------------------------------ begun, and answered later
