@@ -33,6 +33,7 @@
 -define(GROUP, py_cluster).
 -define(ALL, cluster). % the pool of all nodes
 -define(MAX_QUEUE, 10000).
+-define(ALL_WAITERS, 1 bsl 58).
 -define(NEW, 1000). % ms in which the other VMs will have said what there is
 
 -record(s, {entries = #{} :: #{node() => py_table:entry()},  % attached here
@@ -85,13 +86,17 @@ pool(Pool) ->
         _ -> none
     end.
 
-%% How many calls there is room for; one for a pool that has gone, so that who waits finds out.
+%% How many calls there is room for; enough for all if the pool has gone, or the only node, so that who waits looks anew.
 -spec room(py_backlog:queue()) -> non_neg_integer().
 room({Pool, Which}) ->
     case {pool(Pool), Which} of
-        {none, _} -> 1;
+        {none, _} -> ?ALL_WAITERS;
         {#{entries := Entries}, any} -> py_place:room(Entries);
-        {#{entries := Entries}, {node, Node}} -> py_place:room(list_to_tuple([E || {N, _, _} = E <- tuple_to_list(Entries), N =:= Node]));
+        {#{entries := Entries}, {node, Node}} ->
+            case lists:keyfind(Node, 1, tuple_to_list(Entries)) of
+                false -> ?ALL_WAITERS;
+                Entry -> py_place:room({Entry})
+            end;
         {#{entries := Entries, labels := Labels}, {labels, Wanted}} -> py_place:room(py_place:matching(Wanted, Labels, Entries))
     end.
 

@@ -31,6 +31,8 @@ cases() ->
      {"a node is sent no more than its slots and a few; who comes then waits, and nobody waits in vain", fun bounded/1},
      {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
      {"a key goes to one node, and strictly to no other", fun keys/1},
+     {"a strict key whose node is replaced or drained: who waits for it goes to the next one", fun keys_go_on/1},
+     {"a pool is stopped while many wait: all are told at once", fun stopped_waiting/1},
      {"labels choose among the nodes, and among those of the whole cluster", fun labels/1},
      {"a node that no VM has started says its labels itself", fun own_labels/1},
      {"functions of a registered module go to the pool by themselves", fun routes/1},
@@ -231,6 +233,39 @@ keys(_) ->
     ?assertNotEqual(Mine, name(#{pool => ml, key => k, queue_timeout => 5000})), % softly: the other one has room
     [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- Held],
     ?assertEqual([{ok, none}], lists:usort([py:await(Ref) || Ref <- Held])).
+
+keys_go_on(_) ->
+    with(kept, #{nodes => [spec(#{count => 2, workers => 1, max_workers => 1})]}, fun() ->
+        has(kept, 2),
+        Strict = #{pool => kept, key => k, affinity => strict, timeout => 15000},
+        Waiting = fun(Count) -> live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(kept), W >= Count orelse W end) end,
+        [begin
+             Mine = name(Strict),
+             Refs = [py:spawn_call(time, sleep, [0.05], #{}, Strict) || _ <- lists:seq(1, 40)],
+             Waiting(10),
+             ?assertEqual(ok, Leave(Mine)),
+             ?assertEqual([{ok, none}], lists:usort([py:await(Ref) || Ref <- Refs]))
+         end || Leave <- [fun(_) -> py:rolling_restart(kept) end, fun py:drain/1]],
+        ?assertMatch({ok, #{waiting := 0}}, py:pool_info(kept))
+    end).
+
+stopped_waiting(_) ->
+    ok = py:pool_start(ends, #{nodes => [spec(#{workers => 1, max_workers => 1})]}),
+    Gate = #{port := Port} = live:gate(),
+    Held = [py:spawn_call(gate, wait, [Port], #{}, pool(ends)) || _ <- lists:seq(1, 5)],
+    Door = live:entered(Gate),
+    live:eventually(fun() -> in_flight(ends) =:= 5 orelse in_flight(ends) end),
+    Refs = [py:spawn_call(math, sqrt, [4], #{}, pool(ends)) || _ <- lists:seq(1, 1000)],
+    live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(ends), W =:= 1000 orelse W end),
+    Self = self(),
+    spawn_link(fun() -> Self ! {stopped, py:pool_stop(ends)} end),
+    {Took, Told} = timer:tc(fun() -> [py:await(Ref) || Ref <- Refs] end),
+    ?assertEqual([{error, {bad_option, pool}}], lists:usort(Told)),
+    ?assert(Took < live:ms(5000) * 1000),
+    [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- tl(Held)],
+    live:open(Door),
+    ?assertEqual([{ok, none}], lists:usort([py:await(Ref) || Ref <- Held])),
+    receive {stopped, ok} -> ok end.
 
 labels(_) ->
     Labelled = [spec(#{labels => #{gpu => true, zone => a}}), spec(#{labels => #{zone => a}}), spec(#{})],
