@@ -36,8 +36,9 @@ start_link() ->
 -spec wait(queue(), back | front, non_neg_integer(), timeout()) -> turn | overloaded | timeout | not_started.
 wait(Queue, Where, Max, Timeout) ->
     Ref = erlang:alias([reply]),
-    try gen_server:call(?MODULE, {wait, Queue, Where, Max, Ref}, infinity) of
-        ok -> wait_turn(Ref, erlang:monitor(process, ?MODULE), Timeout);
+    Pid = whereis(?MODULE), % who has promised it is monitored, and not the next one
+    try gen_server:call(Pid, {wait, Queue, Where, Max, Ref}, infinity) of
+        ok -> wait_turn(Ref, erlang:monitor(process, Pid), Timeout);
         overloaded -> erlang:unalias(Ref), overloaded
     catch
         exit:_ -> erlang:unalias(Ref), not_started

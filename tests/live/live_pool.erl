@@ -50,6 +50,7 @@ cases() ->
      {"a new node that never gets ready: the old one stays", fun not_ready/1},
      {"the process of a pool is killed: its nodes live on, as many as before", fun pool_killed/1},
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
+     {"py_backlog is killed when it has told a caller to wait, and is there again: that asks the next one", fun backlog_killed/1},
      {"another VM uses the pool, and adds to it; it goes, and its nodes with it", fun two_vms/1},
      {"a member of the cluster is suspended and comes back", fun suspended/1},
      {"VMs whose connection is lost find each other again, and call each other's nodes", fun parted/1},
@@ -484,6 +485,24 @@ killed(_) ->
          ?assertEqual({Name, []}, {Name, [Result || Result <- Bad, not is_down(Result)]}),
          ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(ml)))
      end || Name <- [py_backlog, py_cluster, py_coordinator]].
+
+%% One in the place of py_backlog answers, and ends when that is there again.
+backlog_killed(_) ->
+    Next = whereis(py_backlog),
+    Self = self(),
+    true = unregister(py_backlog),
+    spawn_link(fun() ->
+        register(py_backlog, self()),
+        Self ! begun,
+        receive
+            {'$gen_call', From, {wait, _, _, _, _}} ->
+                unregister(py_backlog),
+                register(py_backlog, Next),
+                gen_server:reply(From, ok)
+        end
+    end),
+    receive begun -> ok end,
+    ?assertEqual(turn, py_backlog:wait({ml, any}, back, 10, 3000)).
 
 is_down({error, {node_down, _, _}}) -> true;
 is_down(_) -> false.
