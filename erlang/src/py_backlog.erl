@@ -17,6 +17,7 @@
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -define(TICK, 20).
+-define(LEFT, 1000). % who have left, beyond those who wait, until their places go
 
 -export_type([queue/0]).
 
@@ -26,6 +27,7 @@
 -record(s, {queues = #{} :: #{queue() => {[waiter()], [waiter()]}},
             monitors = #{} :: #{reference() => {queue(), reference()}}, % monitor => whose
             refs = #{} :: #{reference() => reference()},                          % alias => monitor
+            left = 0 :: non_neg_integer(), % how many have left, and may still have a place in a queue
             ticks = false :: boolean()}).
 
 -spec start_link() -> gen_server:start_ret().
@@ -116,11 +118,11 @@ handle_info({free, Pool, Node}, S = #s{queues = Queues}) ->
     {noreply, lists:foldl(fun(Queue, Acc) -> turns(Queue, 1, Acc) end, S, Free)};
 handle_info({leave, Ref}, S = #s{refs = Refs}) ->
     case Refs of
-        #{Ref := Monitor} -> {noreply, remove(Monitor, S)};
+        #{Ref := Monitor} -> {noreply, leave(Monitor, S)};
         #{} -> {noreply, S}
     end;
 handle_info({'DOWN', Monitor, process, _, _}, S) ->
-    {noreply, remove(Monitor, S)};
+    {noreply, leave(Monitor, S)};
 handle_info(tick, S = #s{queues = Queues}) ->
     Turned = lists:foldl(fun(Queue, Acc) -> turns(Queue, py_cluster:room(Queue), Acc) end, S, maps:keys(Queues)),
     {noreply, tick(Turned#s{ticks = false})};
@@ -168,13 +170,26 @@ turns(Queue, N, S = #s{queues = Queues}) ->
             S
     end.
 
-%% Its place in the queue stays until its turn would come.
-remove(Monitor, S = #s{monitors = Monitors, refs = Refs}) ->
+%% Its place in the queue stays until its turn would come, or until more have left than wait.
+leave(Monitor, S = #s{left = Left}) ->
+    without_left(remove(Monitor, S#s{left = Left + 1})).
+
+without_left(S = #s{left = Left, refs = Refs, queues = Queues}) when Left > map_size(Refs) + ?LEFT ->
+    Waits = fun({Ref, _}) -> is_map_key(Ref, Refs) end,
+    S#s{left = 0, queues = maps:map(fun(_, {Out, In}) -> {lists:filter(Waits, Out), lists:filter(Waits, In)} end, Queues)};
+without_left(S) ->
+    S.
+
+%% The queue goes with the last one who waits there.
+remove(Monitor, S = #s{queues = Queues, monitors = Monitors, refs = Refs}) ->
     case maps:take(Monitor, Monitors) of
         {{Queue, Ref}, Left} ->
             erlang:demonitor(Monitor, [flush]),
-            ets:update_counter(?MODULE, Queue, -1) =:= 0 andalso ets:delete(?MODULE, Queue),
-            S#s{monitors = Left, refs = maps:remove(Ref, Refs)};
+            Removed = S#s{monitors = Left, refs = maps:remove(Ref, Refs)},
+            case ets:update_counter(?MODULE, Queue, -1) of
+                0 -> ets:delete(?MODULE, Queue), Removed#s{queues = maps:remove(Queue, Queues)};
+                _ -> Removed
+            end;
         error ->
             S
     end.

@@ -33,6 +33,7 @@ cases() ->
      {"a key goes to one node, and strictly to no other", fun keys/1},
      {"a strict key whose node is replaced or drained: who waits for it goes to the next one", fun keys_go_on/1},
      {"a pool is stopped while many wait: all are told at once", fun stopped_waiting/1},
+     {"callers that give up waiting leave nothing behind, also where there is never room", fun given_up/1},
      {"labels choose among the nodes, and among those of the whole cluster", fun labels/1},
      {"a node that no VM has started says its labels itself", fun own_labels/1},
      {"functions of a registered module go to the pool by themselves", fun routes/1},
@@ -267,6 +268,22 @@ stopped_waiting(_) ->
     live:open(Door),
     ?assertEqual([{ok, none}], lists:usort([py:await(Ref) || Ref <- Held])),
     receive {stopped, ok} -> ok end.
+
+given_up(_) ->
+    with(never, #{labels => #{nobody => has}}, fun() ->
+        Words = fun() -> erts_debug:flat_size(sys:get_state(py_backlog)) end,
+        Empty = Words(),
+        Call = fun(Limit) -> py:call(math, sqrt, [4], #{}, (pool(never))#{timeout => Limit}) end,
+        Errors = fun(Count) -> ?assertEqual([error], lists:usort([element(1, R) || R <- many(50, Count, fun(_) -> Call(2) end)])) end,
+        Errors(10),
+        live:eventually(fun() -> Words() =< Empty + 100 orelse Words() end),
+        Waits = spawn_link(fun() -> Call(infinity) end),
+        Errors(100),
+        live:eventually(fun() -> Words() < 20000 orelse Words() end), % of 5000 more than 60000 would be left
+        unlink(Waits),
+        exit(Waits, kill),
+        live:eventually(fun() -> Words() =< Empty + 100 orelse Words() end)
+    end).
 
 labels(_) ->
     Labelled = [spec(#{labels => #{gpu => true, zone => a}}), spec(#{labels => #{zone => a}}), spec(#{})],
