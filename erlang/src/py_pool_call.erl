@@ -121,6 +121,7 @@ place(C = #c{pool = Name, options = Options}, Where) ->
             Entries = py_place:matching(maps:get(labels, Options, #{}), Labels, All),
             Queue = {Name, queue(Options, Entries)},
             case Where =:= back andalso py_backlog:is_waited(Queue) of
+                true when Entries =:= {} -> wait(C, Queue, Where, Pool, none);
                 true -> wait(C, Queue, Where, Pool, full);
                 false -> place_in(C, Queue, Where, Pool, Entries)
             end

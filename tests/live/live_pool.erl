@@ -30,6 +30,7 @@ cases() ->
      {"equal tasks are spread evenly", fun even/1},
      {"a node is sent no more than its slots and a few; who comes then waits, and nobody waits in vain", fun bounded/1},
      {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
+     {"no node: who comes while others wait for one is told so, too", fun no_node/1},
      {"a key goes to one node, and strictly to no other", fun keys/1},
      {"a strict key whose node is replaced or drained: who waits for it goes to the next one", fun keys_go_on/1},
      {"a pool is stopped while many wait: all are told at once", fun stopped_waiting/1},
@@ -221,6 +222,16 @@ no_room(_) ->
         live:open(Door),
         ?assertEqual([{ok, 1.0}, {ok, 2.0}], [py:await(Ref) || Ref <- Waiting]),
         ?assertEqual([{ok, I} || I <- lists:seq(1, 5)], [py:await(Ref) || Ref <- Held])
+    end).
+
+no_node(_) ->
+    with(nobody, #{labels => #{nobody => has}}, fun() ->
+        [?assertEqual([{error, {node_down, nobody, not_started}}],
+                      lists:usort(live:pmap(fun(I) ->
+                          receive after 20 * I -> ok end,
+                          py:call(math, sqrt, [4], #{}, maps:merge(pool(nobody), Options))
+                      end, lists:seq(1, 5))))
+         || Options <- [#{queue_timeout => 200}, #{timeout => 200}, #{queue_timeout => 0}]]
     end).
 
 keys(_) ->
