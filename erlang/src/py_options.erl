@@ -63,6 +63,7 @@
 
 %% A pool: a specification for each node that it starts, still without a name; and with none those with its labels.
 -type pool() :: #{specs := [spec()],
+                  kinds := [spec()], % what it was started with; it may have more or fewer since
                   labels := map() | none,
                   strategy := least_loaded | random,
                   max_queue := non_neg_integer(),
@@ -119,10 +120,10 @@ pool(Name, Map) when is_map(Map) ->
     Defaults = #{nodes => none, labels => #{}, strategy => least_loaded, max_queue => 10000},
     case {alive(Name), checked(fun(Key, V) -> pool_option(Key, V, Name) end, maps:merge(Defaults, Map))} of
         {error, _} -> bad(pool);
-        {_, {ok, #{nodes := none} = Pool}} -> {ok, (maps:remove(nodes, Pool))#{specs => []}};
+        {_, {ok, #{nodes := none} = Pool}} -> {ok, (maps:remove(nodes, Pool))#{specs => [], kinds => []}};
         {_, {ok, #{nodes := Specs, labels := Labels} = Pool}} ->
             Labelled = [Spec#{labels => maps:merge(Labels, Own), pool => Name} || #{labels := Own} = Spec <- Specs],
-            {ok, (maps:remove(nodes, Pool))#{specs => Labelled, labels => none}};
+            {ok, (maps:remove(nodes, Pool))#{specs => Labelled, kinds => Labelled, labels => none}};
         {_, Bad} -> Bad
     end;
 pool(_, _) ->

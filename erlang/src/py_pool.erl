@@ -52,8 +52,9 @@ call(Pid, Request, Timeout) ->
 
 %% Those that run already, and as many new ones as are missing.
 -spec init({py_cluster:pool(), py_options:pool()}) -> {ok, #s{}}.
-init({Pool, Options}) ->
+init({Pool, Given}) ->
     process_flag(trap_exit, true), % of who replaces a node, and ends with this process
+    Options = maps:get(Pool, py_table:pool_options(), Given), % what one before has made of them
     py_table:set_pool(Pool, Options),
     py_cluster:set_pool(Pool, Options),
     erlang:send_after(?LOOK, self(), look),
@@ -74,12 +75,10 @@ handle_call(replace_all, From, S = #s{nodes = Nodes, todo = Todo}) ->
         [] -> {reply, ok, S};
         Alive -> {noreply, next(S#s{todo = Todo ++ [{A, none} || A <- lists:droplast(Alive)] ++ [{lists:last(Alive), From}]})}
     end;
-handle_call({resize, Count}, _From, S = #s{options = #{specs := []}}) when Count > 0 ->
+handle_call({resize, Count}, _From, S = #s{options = #{kinds := []}}) when Count > 0 ->
     {reply, {error, {bad_option, nodes}}, S};
-handle_call({resize, Count}, _From, S = #s{pool = Pool, options = Options = #{specs := Specs}}) ->
-    Sized = Options#{specs => [lists:nth(I rem length(Specs) + 1, Specs) || I <- lists:seq(0, Count - 1)]},
-    py_table:set_pool(Pool, Sized),
-    {reply, ok, fill(S#s{options = Sized})};
+handle_call({resize, Count}, _From, S = #s{options = #{kinds := Kinds}}) ->
+    {reply, ok, fill(sized([lists:nth(I rem length(Kinds) + 1, Kinds) || I <- lists:seq(0, Count - 1)], S))};
 handle_call({stop, Timeout}, _From, S = #s{pool = Pool, nodes = Nodes, busy = Busy}) ->
     py_table:remove_pool(Pool),
     py_cluster:remove_pool(Pool),
@@ -110,6 +109,12 @@ handle_info(_Late, S) ->
     {noreply, S}.
 
 %%% ------------------------------------------------------------------ how many
+
+%% So many from now on, also for the next process if this one ends.
+sized(Specs, S = #s{pool = Pool, options = Options}) ->
+    Sized = Options#{specs => Specs},
+    py_table:set_pool(Pool, Sized),
+    S#s{options = Sized}.
 
 %% As many nodes as there are specifications: new ones where some are missing; what is too much leaves.
 fill(S = #s{options = #{specs := Specs}, nodes = Nodes}) ->
@@ -148,13 +153,16 @@ free(Prefix, I, Taken) ->
     end.
 
 %% A node that the user has drained is not replaced: the pool has one less.
-without_drained(S = #s{nodes = Nodes, busy = Busy, options = Options = #{specs := Specs}}) ->
+without_drained(S = #s{nodes = Nodes, busy = Busy, options = #{specs := Specs}}) ->
     case py_coordinator:started() of
         Started when is_list(Started) ->
             Left = maps:filter(fun(Alive, {Spec, _}) ->
                                        is_busy(Alive, Busy) orelse lists:member(py_program:node_name(Spec), Started)
                                end, Nodes),
-            S#s{nodes = Left, options = Options#{specs => lists:nthtail(map_size(Nodes) - map_size(Left), Specs)}};
+            case map_size(Nodes) - map_size(Left) of
+                0 -> S;
+                Fewer -> sized(lists:nthtail(Fewer, Specs), S#s{nodes = Left})
+            end;
         {error, _} ->
             S
     end.

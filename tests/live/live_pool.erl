@@ -49,6 +49,8 @@ cases() ->
      {"a node that is drained: its callers go elsewhere", fun drained/1},
      {"a node is replaced after so many calls, so long a time, so much memory", fun recycled/1},
      {"more nodes and fewer while it runs", fun resized/1},
+     {"more nodes or fewer, and the process of the pool is killed: it has as many as before", fun resized_killed/1},
+     {"a pool that has been made empty is made larger again", fun resized_from_none/1},
      {"a new node that never gets ready: the old one stays", fun not_ready/1},
      {"the process of a pool is killed: its nodes live on, as many as before", fun pool_killed/1},
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
@@ -470,6 +472,38 @@ resized(_) ->
             has(sized, 1)
         end),
         ?assertEqual([{ok, none}], lists:usort(Results))
+    end).
+
+%% The process of the pool is killed after that, and has as many as before.
+resized_killed(_) ->
+    with(again, #{nodes => [spec(#{})]}, fun() ->
+        Kept = fun(Count) ->
+            has(again, Count),
+            Before = [{Node, os_pid(Node)} || Node <- nodes_of(again)],
+            Pid = py_pool_sup:pool(again),
+            exit(Pid, kill),
+            live:eventually(fun() -> New = py_pool_sup:pool(again), is_pid(New) andalso New =/= Pid end),
+            receive after 500 -> ok end,
+            ?assertEqual(Before, [{Node, os_pid(Node)} || Node <- nodes_of(again)])
+        end,
+        ok = py:pool_resize(again, 3),
+        Kept(3),
+        ok = py:drain(hd(nodes_of(again))),
+        receive after 2500 -> ok end, % the pool has looked
+        Kept(2)
+    end).
+
+%% None is left, and then there are some again.
+resized_from_none(_) ->
+    with(none, #{nodes => [spec(#{})]}, fun() ->
+        ok = py:pool_resize(none, 0),
+        has(none, 0),
+        ?assertEqual(ok, py:pool_resize(none, 1)),
+        has(none, 1),
+        ok = py:drain(hd(nodes_of(none))),
+        receive after 2500 -> ok end,
+        ?assertEqual(ok, py:pool_resize(none, 1)),
+        has(none, 1)
     end).
 
 %% Its replacement has the same specification: what makes it fail has come meanwhile.
