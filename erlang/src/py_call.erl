@@ -69,13 +69,16 @@ run_at(M, F, Args, Key, Where, Wire, Queued, Watched, Timeout) ->
         {Node, Pid, Counter} ->
             case is_process_alive(Pid) of
                 true ->
-                    {Slot, InFlight} = py_counter:enter(py_counter:array(), Counter),
+                    {Slot, InFlight} = enter(Counter, Wire),
                     run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout);
                 false -> {error, {node_down, Node, not_started}}
             end;
         none ->
             {error, {node_down, Where, not_started}}
     end.
+
+enter(Counter, #{loop := true}) -> py_counter:enter_task(py_counter:array(), Counter);
+enter(Counter, _) -> py_counter:enter(py_counter:array(), Counter).
 
 %% An alias takes one answer. Nothing is monitored at first, for that costs two signals to the process
 %% that stands for the node; who waits for long does it then, and is told also of an end before that.

@@ -2,14 +2,14 @@
 %% py_counter - how many calls are in flight at a node: counted by their callers, corrected by py_node.
 %%
 %% Each node has two slots, used in turns, in one array for all; another element says which slot is in
-%% use. Beside them is what the node has reported: how many calls others had there, how many it runs at
+%% use. Tasks of the event loop have two of their own, since they take nobody's place. Beside them is what the node has reported: how many calls others had there, how many it runs at
 %% once, how many it takes of this VM, how long a call stays, and when that was. Others' calls fade from
 %% then on as those that stay do: several VMs that believe an old report would all go where there was room. The array is made once a VM, so that reading it costs nothing. A caller that is
 %% killed cannot count itself off: turn/2 does it.
 -module(py_counter).
 
--export([init/0, new/0, array/0, enter/2, leave/2, in_flight/1, turn/2]).
--export([report/5, load/1, try_enter/1]).
+-export([init/0, new/0, array/0, enter/2, enter_task/2, leave/2, in_flight/1, turn/2]).
+-export([report/5, load/1, room/1, try_enter/1]).
 
 -export_type([counter/0, slot/0, load/0]).
 
@@ -19,12 +19,13 @@
                   reported := integer()}.
 
 -define(NODES, 4096).
--define(SIZE, 8).
+-define(SIZE, 10).
 -define(OTHERS, 3).
 -define(LIMIT, 4).
 -define(SLOTS, 5).
 -define(REPORTED, 6). % monotonic milliseconds
 -define(STAY, 7).     % microseconds; 0: not known
+-define(TASKS, 7).    % from the slot of a call to that of a task
 
 %% Makes the array, once; by whoever owns the tables, before anybody else is there.
 -spec init() -> ok.
@@ -64,7 +65,14 @@ enter(Array, Counter) ->
     Count = atomics:add_get(Array, Slot, 1),
     {Slot, Count + atomics:get(Array, 2 * Counter + 3 - Slot)}.
 
-%% The same, unless the node has as many as it takes. It is counted first and looked at then: of two callers
+%% The same for a task of the event loop, among tasks.
+-spec enter_task(atomics:atomics_ref(), counter()) -> {slot(), integer()}.
+enter_task(Array, Counter) ->
+    Slot = atomics:get(Array, Counter) + ?TASKS,
+    Count = atomics:add_get(Array, Slot, 1),
+    {Slot, Count + atomics:get(Array, 2 * (Counter + ?TASKS) + 3 - Slot)}.
+
+%% As enter/2, unless the node has as many as it takes. It is counted first and looked at then: of two callers
 %% that come at once only one gets the last place.
 -spec try_enter(counter()) -> {slot(), integer()} | full.
 try_enter(Counter) ->
@@ -81,8 +89,16 @@ leave(Array, Slot) ->
 
 -spec in_flight(counter()) -> integer().
 in_flight(Counter) ->
+    calls(Counter) + calls(Counter + ?TASKS).
+
+calls(Counter) ->
     Array = array(),
     atomics:get(Array, Counter + 1) + atomics:get(Array, Counter + 2).
+
+%% How many calls there is room for.
+-spec room(counter()) -> non_neg_integer().
+room(Counter) ->
+    max(0, atomics:get(array(), Counter + ?LIMIT) - calls(Counter)).
 
 %% What the node has said: how many calls others have there, how many it runs at once, how many it takes, and for how
 %% many microseconds a call is there.
@@ -117,6 +133,8 @@ turn(Counter, Watched) ->
     Array = array(),
     Now = atomics:get(Array, Counter),
     Old = 2 * Counter + 3 - Now,
-    Alive = length([Slot || Slot <- Watched, Slot =:= Old]),
-    atomics:sub(Array, Old, atomics:get(Array, Old) - Alive),
+    [begin
+         Alive = length([Slot || Slot <- Watched, Slot =:= Left]),
+         atomics:sub(Array, Left, atomics:get(Array, Left) - Alive)
+     end || Left <- [Old, Old + ?TASKS]],
     atomics:put(Array, Counter, Old).

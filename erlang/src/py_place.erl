@@ -49,9 +49,8 @@ room(Entries) ->
     lists:foldl(fun room/2, 0, tuple_to_list(Entries)).
 
 room({_, Pid, Counter}, Sum) ->
-    #{in_flight := Own, limit := Limit} = py_counter:load(Counter),
     case is_process_alive(Pid) of
-        true -> Sum + max(0, Limit - Own);
+        true -> Sum + py_counter:room(Counter);
         false -> Sum
     end.
 
@@ -155,5 +154,5 @@ take({_, Pid, Counter} = Entry, How) ->
         {Slot, InFlight} -> {Entry, Slot, InFlight}
     end.
 
-enter(Counter, #{bounded := false}) -> py_counter:enter(py_counter:array(), Counter);
+enter(Counter, #{bounded := false}) -> py_counter:enter_task(py_counter:array(), Counter);
 enter(Counter, _) -> py_counter:try_enter(Counter).

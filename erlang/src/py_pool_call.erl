@@ -112,15 +112,15 @@ not_here(Pool) ->
 found(none) -> {error, {bad_option, pool}}; % it has gone this moment
 found(Pool) -> {ok, Pool}.
 
-%% Who comes while others wait, waits behind them.
-place(C = #c{pool = Name, options = Options}, Where) ->
+%% Who comes while others wait, waits behind them; not a task, which needs no worker.
+place(C = #c{pool = Name, options = Options, wire = Wire}, Where) ->
     case pool(Name) of
         {error, _} = Error ->
             Error;
         {ok, Pool = #{entries := All, labels := Labels}} ->
             Entries = py_place:matching(maps:get(labels, Options, #{}), Labels, All),
             Queue = {Name, queue(Options, Entries)},
-            case Where =:= back andalso py_backlog:is_waited(Queue) of
+            case Where =:= back andalso not is_map_key(loop, Wire) andalso py_backlog:is_waited(Queue) of
                 true when Entries =:= {} -> wait(C, Queue, Where, Pool, none);
                 true -> wait(C, Queue, Where, Pool, full);
                 false -> place_in(C, Queue, Where, Pool, Entries)

@@ -29,6 +29,7 @@ cases() ->
      {"a pool is there once on a VM, and has gone when it was stopped", fun start_stop/1},
      {"equal tasks are spread evenly", fun even/1},
      {"a node is sent no more than its slots and a few; who comes then waits, and nobody waits in vain", fun bounded/1},
+     {"tasks of the event loop do not wait for calls, and calls do not for them", fun tasks_and_calls/1},
      {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
      {"no node: who comes while others wait for one is told so, too", fun no_node/1},
      {"a key goes to one node, and strictly to no other", fun keys/1},
@@ -205,6 +206,26 @@ bounded(_) ->
         ?assertEqual([{ok, I} || I <- lists:seq(1, 30)], [py:await(Ref) || Ref <- Refs]),
         ?assertEqual(0, in_flight(few)),
         ?assertMatch({ok, #{waiting := 0}}, py:pool_info(few))
+    end).
+
+tasks_and_calls(_) ->
+    with(both, #{nodes => [spec(#{workers => 1, max_workers => 1})]}, fun() ->
+        Task = fun() -> py_event_loop:run(math, sqrt, [4], (pool(both))#{timeout => 2000}) end,
+        Call = fun() -> py:call(math, sqrt, [4], #{}, (pool(both))#{timeout => 2000}) end,
+        Gate = #{port := Port} = live:gate(),
+        Held = [py:spawn_call(gate, wait, [Port], #{}, pool(both)) || _ <- lists:seq(1, 10)],
+        Door = live:entered(Gate),
+        live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(both), W > 0 orelse W end),
+        ?assertEqual({ok, 2.0}, Task()),
+        [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- tl(Held)],
+        live:open(Door),
+        ?assertEqual([{ok, none}], lists:usort([py:await(Ref) || Ref <- Held])),
+        Tasks = [py_event_loop:create_task(asyncio, sleep, [3600], pool(both)) || _ <- lists:seq(1, 50)],
+        live:eventually(fun() -> in_flight(both) =:= 50 orelse in_flight(both) end),
+        ?assertEqual([{ok, 2.0}], lists:usort(many(10, 20, fun(_) -> Call() end))),
+        [py_event_loop:cancel(Ref) || Ref <- Tasks],
+        ?assertEqual([{error, cancelled}], lists:usort([py_event_loop:await(Ref) || Ref <- Tasks])),
+        live:eventually(fun() -> in_flight(both) =:= 0 orelse in_flight(both) end)
     end).
 
 no_room(_) ->
