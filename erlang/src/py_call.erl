@@ -6,7 +6,7 @@
 
 -export([call/3, call/5, run/4, run_watched/4]).
 -export([check/4, options/2, name/1, text/1, to_binary/1, node_key/1]).
--export([nodes/1, pick/2, run_placed/9]).
+-export([nodes/1, pick/2, enter/2, run_placed/9]).
 
 -export_type([checked/0, error/0]).
 
@@ -77,6 +77,8 @@ run_at(M, F, Args, Key, Where, Wire, Queued, Watched, Timeout) ->
             {error, {node_down, Where, not_started}}
     end.
 
+%% It is counted, as a call or as a task.
+-spec enter(py_counter:counter(), map()) -> {py_counter:slot(), integer()}.
 enter(Counter, #{loop := true}) -> py_counter:enter_task(py_counter:array(), Counter);
 enter(Counter, _) -> py_counter:enter(py_counter:array(), Counter).
 

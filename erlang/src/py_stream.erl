@@ -144,7 +144,7 @@ init(Owner, Ref, Mode, {M, F, Args}, {ok, Key, Where, _, _, Timeout}, Wire = #{s
     case py_call:pick(py_call:nodes(Key), Wire) of
         {Node, Pid, Counter} ->
             Timeout =:= infinity orelse erlang:send_after(Timeout, self(), {give_up, {error, timeout}}),
-            {Slot, _} = py_counter:enter(py_counter:array(), Counter),
+            {Slot, _} = py_call:enter(Counter, Wire),
             S = #s{owner = Owner, ref = Ref, mode = Mode, node = Node, py_node = Pid, mf = {M, F}, slot = Slot,
                    alias = erlang:alias([explicit_unalias]), monitor = erlang:monitor(process, Pid), window = Window,
                    counted = erlang:monotonic_time(microsecond)},

@@ -225,6 +225,10 @@ tasks_and_calls(_) ->
         ?assertEqual([{ok, 2.0}], lists:usort(many(10, 20, fun(_) -> Call() end))),
         [py_event_loop:cancel(Ref) || Ref <- Tasks],
         ?assertEqual([{error, cancelled}], lists:usort([py_event_loop:await(Ref) || Ref <- Tasks])),
+        Streams = [py:stream_start(itertools, count, [], #{}, (pool(both))#{window => 1}) || _ <- lists:seq(1, 20)],
+        live:eventually(fun() -> in_flight(both) =:= 20 orelse in_flight(both) end),
+        ?assertEqual({ok, 2.0}, Call()),
+        [py:stream_cancel(Ref) || Ref <- Streams],
         live:eventually(fun() -> in_flight(both) =:= 0 orelse in_flight(both) end)
     end).
 
