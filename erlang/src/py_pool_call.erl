@@ -72,7 +72,8 @@ is_valid(queue_timeout, V) -> ?is_limit(V).
 
 %% Its outcome; the caller waits.
 -spec run(atom() | binary(), atom() | binary(), list(), key(), {map(), boolean(), timeout()}) -> py:result().
-run(M, F, Args, {pool, Pool, Options}, {Wire, Queued, Timeout}) ->
+run(M, F, Args, {pool, Pool, Given}, {Wire, Queued, Timeout}) ->
+    Options = with_queue(Wire, Given),
     place(#c{module = M, function = F, args = Args, pool = Pool, options = Options, queued = Queued,
              watched = is_map_key(watched, Options),
              wire = case Options of
@@ -80,6 +81,10 @@ run(M, F, Args, {pool, Pool, Options}, {Wire, Queued, Timeout}) ->
                         #{} -> Wire
                     end,
              until = until(Timeout), queue_until = until(maps:get(queue_timeout, Options, infinity))}, back).
+
+%% A queue is at one node, as that of py_call:pick/2.
+with_queue(#{queue := Name}, Options) when not is_map_key(key, Options) -> Options#{key => Name, affinity => strict};
+with_queue(_, Options) -> Options.
 
 new_id() ->
     <<(erlang:phash2(node(), 1 bsl 32)):32, (erlang:unique_integer()):64, (erlang:system_time()):64>>.

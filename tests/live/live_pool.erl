@@ -36,6 +36,7 @@ cases() ->
      {"a strict key whose node is replaced or drained: who waits for it goes to the next one", fun keys_go_on/1},
      {"a pool is stopped while many wait: all are told at once", fun stopped_waiting/1},
      {"callers that give up waiting leave nothing behind, also where there is never room", fun given_up/1},
+     {"a queue is at one node of the pool, however loaded that is", fun queues/1},
      {"labels choose among the nodes, and among those of the whole cluster", fun labels/1},
      {"a node that no VM has started says its labels itself", fun own_labels/1},
      {"functions of a registered module go to the pool by themselves", fun routes/1},
@@ -321,6 +322,17 @@ given_up(_) ->
         unlink(Waits),
         exit(Waits, kill),
         live:eventually(fun() -> Words() =< Empty + 100 orelse Words() end)
+    end).
+
+queues(_) ->
+    with(queued, #{nodes => [spec(#{count => 3})]}, fun() ->
+        has(queued, 3),
+        Names = fun(Queue) -> lists:usort(many(20, 5, fun(_) -> name(#{pool => queued, queue => Queue}) end)) end,
+        Found = [Names({queue, I}) || I <- lists:seq(1, 10)],
+        ?assertEqual([], [Several || Several <- Found, length(Several) > 1]),
+        ?assert(length(lists:usort(Found)) > 1),
+        ok = py:cast(builtins, exec, [<<"import builtins; builtins.cast_was_here = 1">>], #{}, #{pool => queued, queue => {queue, 1}}),
+        ?assertEqual({ok, 1}, py:eval(<<"__import__('builtins').cast_was_here">>, #{}, #{pool => queued, queue => {queue, 1}}))
     end).
 
 labels(_) ->
