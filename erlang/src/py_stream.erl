@@ -169,7 +169,7 @@ loop(S = #s{alias = Alias, monitor = Monitor, owner = Owner}) ->
         {py_items, Alias, Items} -> loop(credit(take(Items, S)));
         {py_response, Alias, {ok, _}} -> finish(outcome(S), S);
         {py_response, Alias, Error} -> finish(Error, S);
-        {cancel, From} -> abort(S), py_table:remove_stream(S#s.ref), From ! {From, cancelled}, ok;
+        {cancel, From} -> abort(S), leave(S), From ! {From, cancelled}, ok;
         {give_up, Outcome} -> abort(S), finish(Outcome, S);
         {'DOWN', Monitor, process, Pid, Reason} ->
             finish({error, {node_down, S#s.node, py_node:progress(Alias, Pid, Reason)}}, S),

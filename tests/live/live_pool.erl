@@ -30,6 +30,7 @@ cases() ->
      {"equal tasks are spread evenly", fun even/1},
      {"a node is sent no more than its slots and a few; who comes then waits, and nobody waits in vain", fun bounded/1},
      {"tasks of the event loop do not wait for calls, and calls do not for them", fun tasks_and_calls/1},
+     {"a stream that is cancelled gives its place back at once", fun streams_cancelled/1},
      {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
      {"no node: who comes while others wait for one is told so, too", fun no_node/1},
      {"a key goes to one node, and strictly to no other", fun keys/1},
@@ -232,6 +233,14 @@ tasks_and_calls(_) ->
         [py:stream_cancel(Ref) || Ref <- Streams],
         live:eventually(fun() -> in_flight(both) =:= 0 orelse in_flight(both) end)
     end).
+
+streams_cancelled(_) ->
+    [begin
+         Ref = py:stream_start(itertools, count, [], #{}, (pool(ml))#{executor => Executor}),
+         live:eventually(fun() -> in_flight(ml) =:= 1 orelse in_flight(ml) end),
+         py:stream_cancel(Ref),
+         ?assertEqual(0, in_flight(ml))
+     end || Executor <- [false, true]].
 
 no_room(_) ->
     with(one, #{nodes => [spec(#{workers => 1, max_workers => 1})], max_queue => 2}, fun() ->
