@@ -862,7 +862,6 @@ stop_queue(Name, Timeout) ->
 -spec pool_start(atom(), map()) -> ok | {error, reason()}.
 pool_start(Name, Options) ->
     case py_options:pool(Name, Options) of
-        {ok, _} when Name =:= cluster -> {error, {bad_option, pool}};
         {ok, Pool} ->
             Started = py_pool_sup:start_pool(Name, Pool),
             Started =:= ok andalso py_coordinator:wait_started(),

@@ -116,6 +116,8 @@ nodes(_) ->
 %% {ok, #{specs := [_, _], strategy := least_loaded}} = py_options:pool(ml, #{nodes => 2}).
 %% '''
 -spec pool(term(), term()) -> {ok, pool()} | bad_option().
+pool(cluster, _) -> % which is that of all nodes
+    bad(pool);
 pool(Name, Map) when is_map(Map) ->
     Defaults = #{nodes => none, labels => #{}, strategy => least_loaded, max_queue => 10000},
     case {alive(Name), checked(fun(Key, V) -> pool_option(Key, V, Name) end, maps:merge(Defaults, Map))} of

@@ -169,6 +169,7 @@ options(_) ->
     ?assertEqual({error, {bad_option, pool}}, py:await(py:spawn_call(math, sqrt, [4], #{}, pool(nobody)))),
     ?assertEqual({error, {bad_option, strategy}}, py:pool_start(x, #{strategy => best})),
     ?assertEqual({error, {bad_option, pool}}, py:pool_start(cluster, #{})),
+    ?assertEqual({error, {bad_option, pool}}, py_options:app_env([{pools, #{cluster => #{nodes => 1}}}])),
     ?assertEqual({error, {bad_option, nodes}}, py:pool_resize(ml, -1)),
     ?assertEqual({error, no_pool}, py:pool_stop(nobody)).
 
