@@ -32,6 +32,7 @@
 -define(SCOPE, pynode).
 -define(GROUP, py_cluster).
 -define(ALL, cluster). % the pool of all nodes
+-define(STATES, [quiet, ready, starting, down]). % of two the first one is believed
 -define(MAX_QUEUE, 10000).
 -define(ALL_WAITERS, 1 bsl 58).
 -define(NEW, 1000). % ms in which the other VMs will have said what there is
@@ -188,9 +189,11 @@ handle_info({members, join, Pids}, S) ->
     {noreply, lists:foldl(fun greet/2, S, Pids -- [self()])};
 handle_info({members, leave, Pids}, S = #s{members = Members}) ->
     {noreply, written(S#s{members = maps:without(Pids, Members)})};
-handle_info({py_nodes, Pid, Changes}, S) ->
+handle_info({py_nodes, Pid, Said}, S) when is_map(Said) ->
+    Changes = maps:filter(fun is_about_node/2, Said),
     {noreply, write_soon(change_member(Pid, fun({Nodes, Pools}) -> {changed(Nodes, Changes), Pools} end, S))};
-handle_info({py_pools, Pid, Pools}, S0) ->
+handle_info({py_pools, Pid, Said}, S0) when is_map(Said) ->
+    Pools = maps:filter(fun is_policy/2, Said),
     S = written(change_member(Pid, fun({Nodes, _}) -> {Nodes, Pools} end, S0)),
     {Known, Unknown} = lists:partition(fun({Pool, _}) -> is_map_key(Pool, Pools) end, S#s.unknown),
     [gen_server:reply(From, ok) || {_, From} <- Known],
@@ -202,6 +205,19 @@ handle_info(known, S = #s{unknown = Unknown}) ->
     {noreply, S#s{is_new = false, unknown = []}};
 handle_info(_Late, S) ->
     {noreply, S}.
+
+%% What a member of another version says in a form that is not known here is passed over.
+is_about_node(Node, gone) ->
+    is_atom(Node);
+is_about_node(Node, #{state := State, labels := Labels, pools := Pools, started := Started}) ->
+    is_atom(Node) andalso lists:member(State, ?STATES) andalso is_map(Labels) andalso is_list(Pools) andalso is_boolean(Started);
+is_about_node(_, _) ->
+    false.
+
+is_policy(Pool, #{labels := Labels, strategy := Strategy, max_queue := Max}) ->
+    is_atom(Pool) andalso (Labels =:= none orelse is_map(Labels)) andalso is_atom(Strategy) andalso is_integer(Max);
+is_policy(_, _) ->
+    false.
 
 used(Pool, S = #s{used = Used}) ->
     py_table:set_used_pool(Pool),
@@ -264,7 +280,7 @@ agreed(Vm, #{state := State, labels := Labels, pools := Pools}, Known = #{state 
            pools => lists:usort(Pools ++ maps:get(pools, Known))}.
 
 stronger(A, B) ->
-    hd([State || State <- [quiet, ready, starting, down], A =:= State orelse B =:= State]).
+    hd([State || State <- ?STATES, A =:= State orelse B =:= State]).
 
 %% The policy of each pool: that of this VM, if it was started here, else of the first that has it.
 policies(#s{pools = Own, members = Members}) ->

@@ -59,6 +59,7 @@ cases() ->
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
      {"py_backlog is killed when it has told a caller to wait, and is there again: that asks the next one", fun backlog_killed/1},
      {"another VM uses the pool, and adds to it; it goes, and its nodes with it", fun two_vms/1},
+     {"a member of the cluster says what is not known here: it is passed over", fun unknown_words/1},
      {"a member of the cluster is suspended and comes back", fun suspended/1},
      {"VMs whose connection is lost find each other again, and call each other's nodes", fun parted/1},
      {"an executor in Python uses pools and labels", fun executor/1},
@@ -638,6 +639,20 @@ two_vms(_) ->
         has(ml, 2)
     end),
     ?assertEqual([{ok, none}], lists:usort(Results)).
+
+unknown_words(_) ->
+    Pid = whereis(py_cluster),
+    Member = spawn_link(fun() -> ok = pg:join(pynode, py_cluster, self()), receive after infinity -> ok end end),
+    live:eventually(fun() -> lists:member(Member, pg:get_members(pynode, py_cluster)) end),
+    [Pid ! {Tag, Member, Words} || Tag <- [py_nodes, py_pools, py_words],
+                                   Words <- [none, #{}, #{1 => gone}, #{'a@b' => #{}}, #{x => #{labels => none}}, #{x => 1},
+                                             #{'a@b' => #{state => new, labels => #{}, pools => [ml], started => true}}]],
+    ?assertEqual([cluster, ml], py:pools()),
+    ?assertEqual([], [Node || #{node := Node} <- py:cluster(), Node =:= 'a@b']),
+    unlink(Member),
+    exit(Member, kill),
+    live:eventually(fun() -> not lists:member(Member, pg:get_members(pynode, py_cluster)) end),
+    ?assertEqual(Pid, whereis(py_cluster)).
 
 suspended(_) ->
     #{node := Peer} = Proc = live:peer(["-kernel", "net_ticktime", "4"]),
