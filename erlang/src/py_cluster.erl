@@ -337,4 +337,4 @@ answer_waiting(S = #s{waiting = Waiting, own = Own, entries = Entries}) ->
               end,
     {Ready, Left} = lists:partition(fun({Node, _}) -> IsReady(Node) end, Waiting),
     [gen_server:reply(From, ok) || {_, From} <- Ready],
-    S#s{waiting = Left}.
+    S#s{waiting = [Waits || {_, {Pid, _}} = Waits <- Left, is_process_alive(Pid)]}.
