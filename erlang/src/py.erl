@@ -889,9 +889,13 @@ pool_stop(_, Timeout) when not ?is_limit(Timeout) ->
     {error, {bad_option, timeout}};
 pool_stop(Name, Timeout) ->
     at_pool(Name, fun(Pid) ->
-                          Stopped = py_pool:stop(Pid, Timeout),
-                          py_pool_sup:stop_pool(Name),
-                          Stopped
+                          case py_pool:stop(Pid, Timeout) of
+                              {error, not_started} -> % it was killed: the next one has its nodes
+                                  pool_stop(Name, Timeout);
+                              Stopped ->
+                                  py_pool_sup:stop_pool(Name),
+                                  Stopped
+                          end
                   end).
 
 %% @doc So many nodes of this VM from now on.

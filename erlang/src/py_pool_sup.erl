@@ -34,7 +34,6 @@ start_pool(Pool, Options) ->
 stop_pool(Pool) ->
     _ = supervisor:terminate_child(?MODULE, Pool),
     _ = supervisor:delete_child(?MODULE, Pool),
-    _ = py_table:remove_pool(Pool), % one that was killed while it stopped had been started again
     ok.
 
 -spec pool(py_cluster:pool()) -> pid() | none.

@@ -56,6 +56,7 @@ cases() ->
      {"a pool that has been made empty is made larger again", fun resized_from_none/1},
      {"a new node that never gets ready: the old one stays", fun not_ready/1},
      {"the process of a pool is killed: its nodes live on, as many as before", fun pool_killed/1},
+     {"the process of a pool is killed while the pool is stopped: that ends all the same", fun stopping_killed/1},
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
      {"py_backlog is killed when it has told a caller to wait, and is there again: that asks the next one", fun backlog_killed/1},
      {"another VM uses the pool, and adds to it; it goes, and its nodes with it", fun two_vms/1},
@@ -584,6 +585,22 @@ pool_killed(_) ->
     end),
     ?assertEqual([{ok, 2.0}], lists:usort(Results)),
     ?assertEqual(Before, [{Node, os_pid(Node)} || Node <- nodes_of(ml)]).
+
+stopping_killed(_) ->
+    ok = py:pool_start(ending, #{nodes => [spec(#{})]}),
+    Gate = #{port := Port} = live:gate(),
+    Held = py:spawn_call(gate, wait, [Port], #{}, pool(ending)),
+    Door = live:entered(Gate),
+    Self = self(),
+    spawn_link(fun() -> Self ! {stopped, py:pool_stop(ending)} end),
+    live:eventually(fun() -> py:pool_info(ending) =:= {error, no_pool} end),
+    exit(py_pool_sup:pool(ending), kill),
+    receive after 300 -> ok end,
+    live:open(Door),
+    ?assertEqual({ok, none}, py:await(Held)),
+    ?assertEqual(ok, receive {stopped, Result} -> Result after live:ms(10000) -> none end),
+    ?assertEqual({error, no_pool}, py:pool_info(ending)),
+    live:eventually(fun() -> Left = [Node || #{node := Node, pools := [ending]} <- py:cluster()], Left =:= [] orelse Left end).
 
 killed(_) ->
     [begin
