@@ -713,14 +713,12 @@ static bool io_is_readable(int fd, int timeout) {
     return poll(&p, 1, timeout) > 0;
 }
 
-/* A moment awake, as io_spin(): whether something came, here or to fd. */
+/* A moment awake, as io_spin(): whether something came, here or to fd. A loop to whose fd something comes at each
+ * turn looks here each time, too: nobody else can. */
 static bool io_spin_for_tasks(int fd, bool *readable) {
     do {
-        if (io.turn % IO_TURNS == 0 && io_is_readable(fd, 0)) {
-            *readable = true;
-            return true;
-        }
-        if (io_spin_once())
+        *readable = io.turn % IO_TURNS == 0 && io_is_readable(fd, 0);
+        if (io_spin_once() || *readable)
             return true;
     } while (clock_now() - io.traffic < IO_SPIN_NS);
     return false;
@@ -764,12 +762,22 @@ static bool io_lead_tasks(int fd, int64_t deadline) {
     return !atomic_load(&io.stopping);
 }
 
+/* Whether the event loop's thread leads now. While requests wait it does not: a worker takes the lead with them, or
+ * the io thread does, when nobody has had it for a while, and sees to the pool. */
+static bool io_take_lead_for_tasks(void) {
+    if (exec_ready() == 0)
+        return io_take_lead(LEADER_TASKS);
+    if (leader_owner_of(leader_look(&io.leader)) == LEADER_TASKS)
+        pool_wake();
+    return false;
+}
+
 void io_wait_tasks(int fd, int64_t deadline) {
     bool leads, done = false;
 
     if (tasks_due())
         return;
-    leads = io_take_lead(LEADER_TASKS);
+    leads = io_take_lead_for_tasks();
     if (leads) {
         tasks_set_looking(true);
         done = io_lead_tasks(fd, deadline);
@@ -778,7 +786,7 @@ void io_wait_tasks(int fd, int64_t deadline) {
             io.batch = tasks_waiting();
             io_leave();
         }
-        if (!done && exec_ready() > 0)
+        if (exec_ready() > 0)
             pool_wake();
     }
     if (done)
@@ -804,11 +812,11 @@ static void io_look_awake(int fd) {
 }
 
 void io_look_for_tasks(int fd, bool few) {
-    if (!tasks_due() && io_take_lead(LEADER_TASKS)) {
+    if (!tasks_due() && io_take_lead_for_tasks()) {
         if (few)
             io_look_awake(fd);
         io_leave();
-        if (!tasks_due())
+        if (!tasks_due() || exec_ready() > 0)
             pool_wake();
     }
     atomic_store(&io.tasks_idle, few && !tasks_due() && !atomic_load(&io.stopping));

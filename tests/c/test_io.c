@@ -20,6 +20,7 @@
 #include "watched.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -145,6 +146,7 @@ static void serve_cb(struct exec_worker *w) {
 /* What stands for the event loop. */
 
 static _Atomic bool loop_ends, loop_sleeps_elsewhere;
+static _Atomic int loop_own = -1; /* a descriptor of its own, for which it waits instead of tasks */
 
 /* A loop that has a selector of its own. */
 static void loop_sleep_elsewhere(size_t ran) {
@@ -181,7 +183,8 @@ static void *loop_main(void *arg) {
         if (atomic_load(&loop_sleeps_elsewhere))
             loop_sleep_elsewhere(ran);
         else
-            io_wait_tasks(tasks_fd(), clock_now() + (int64_t)SECONDS * 1000000000);
+            io_wait_tasks(atomic_load(&loop_own) < 0 ? tasks_fd() : atomic_load(&loop_own),
+                          clock_now() + (int64_t)SECONDS * 1000000000);
     }
     buf_done(&me.out);
     return arg;
@@ -445,6 +448,37 @@ static void test_tasks_elsewhere(void) {
     is_int(mixed(fd, other, 1500), 0, "3000 tasks and calls, mixed: each is answered");
     ok(until(is_empty), "nothing is left, with a loop that sleeps elsewhere");
     atomic_store(&loop_sleeps_elsewhere, false);
+    close(fd);
+    close(other);
+}
+
+/* A loop whose own descriptors have something at each of its turns does not sleep. */
+static void test_busy_loop(void) {
+    enum { BLOCK = 3, PINGS = 2000, LIMIT = 10 /* seconds */ };
+    int fd = peer("busy@h"), other = peer("busy2@h"), own[2], wrong = 0;
+    int64_t since;
+
+    if (pipe2(own, O_CLOEXEC) < 0 || write(own[1], "x", 1) != 1)
+        tap_bail("no pipe");
+    atomic_store(&loop_own, own[0]);
+    has_str(task(fd, "m", "f"), TASK_ANSWER("f"), "a loop never sleeps");
+    since = clock_now();
+    for (int i = 0; i < PINGS; i++)
+        wrong += strcmp(ping(fd), PONG) != 0;
+    is_int(wrong, 0, "peers are answered all the same");
+    for (int i = 0; i < BLOCK; i++) {
+        ask(fd, "block", "f");
+        ok(wait_for(&inside, i + 1), "a call gets a worker, which blocks");
+    }
+    is_str(call(other, "m", "g"), ANSWER("g"), "and the next one another");
+    change(&release, BLOCK);
+    for (int i = 0; i < BLOCK; i++)
+        wrong += strcmp(hear(fd), ANSWER("f")) != 0;
+    is_int(wrong, 0, "all are answered");
+    ok(clock_now() - since < LIMIT * (int64_t)1000000000, "soon");
+    atomic_store(&loop_own, -1);
+    close(own[0]);
+    close(own[1]);
     close(fd);
     close(other);
 }
@@ -803,6 +837,7 @@ int main(void) {
     test_io_thread_stands_in();
     test_tasks();
     test_tasks_elsewhere();
+    test_busy_loop();
     test_malformed();
     test_find_and_replace();
     test_back_pressure();
