@@ -800,11 +800,14 @@ void io_wait_tasks(int fd, int64_t deadline) {
 /* A moment awake as the leader: what comes for a worker, or for fd, ends it. */
 static void io_look_awake(int fd) {
     bool readable = false;
+    int64_t until;
 
     io.traffic = clock_now();
+    until = io.traffic + IO_SPIN_NS; /* however much more comes that is nobody's */
     io_tell();
     tasks_set_looking(true);
-    while (!tasks_due() && exec_ready() == 0 && !readable && !atomic_load(&io.stopping))
+    while (!tasks_due() && exec_ready() == 0 && !readable && !atomic_load(&io.stopping) &&
+           clock_now() < until)
         if (!io_spin_for_tasks(fd, &readable))
             break;
     tasks_set_looking(false);

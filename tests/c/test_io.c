@@ -148,12 +148,27 @@ static void serve_cb(struct exec_worker *w) {
 static _Atomic bool loop_ends, loop_sleeps_elsewhere;
 static _Atomic int loop_own = -1; /* a descriptor of its own, for which it waits instead of tasks */
 
+static _Atomic int64_t longest_look; /* for the next task: ns on a processor */
+
+static int64_t processor_time(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* A loop that has a selector of its own. */
 static void loop_sleep_elsewhere(size_t ran) {
     struct pollfd p = {tasks_fd(), POLLIN, 0};
 
-    if (ran > 0)
+    if (ran > 0) {
+        int64_t since = processor_time(), took;
+
         io_look_for_tasks(-1, ran < 16);
+        took = processor_time() - since;
+        if (took > atomic_load(&longest_look))
+            atomic_store(&longest_look, took);
+    }
     if (!tasks_due())
         poll(&p, 1, SECONDS * 1000);
 }
@@ -450,6 +465,43 @@ static void test_tasks_elsewhere(void) {
     atomic_store(&loop_sleeps_elsewhere, false);
     close(fd);
     close(other);
+}
+
+static _Atomic bool chatty_ends;
+
+/* A peer that says something all the time, of which nothing comes for anybody: ticks. */
+static void *chatty_main(void *arg) {
+    static const uint8_t ticks[4096];
+
+    while (!atomic_load(&chatty_ends))
+        if (send(*(int *)arg, ticks, sizeof ticks, MSG_NOSIGNAL) < 0)
+            break;
+    return NULL;
+}
+
+/* Whatever else it has to do, its timers above all, waits for its look. */
+static void test_look_ends(void) {
+    enum { TIMES = 10, TIME_MS = 100, LIMIT_MS = 20 };
+    int fd = peer("look@h"), chatty = peer("chatty@h"), wrong = 0;
+    pthread_t thread;
+
+    atomic_store(&loop_sleeps_elsewhere, true);
+    has_str(task(fd, "m", "f"), TASK_ANSWER("f"), "a loop that sleeps elsewhere");
+    if (pthread_create(&thread, NULL, chatty_main, &chatty) != 0)
+        tap_bail("no thread");
+    for (int i = 0; i < TIMES; i++) {
+        wrong += !strstr(task(fd, "m", "f"), TASK_ANSWER("f"));
+        nanosleep(&(struct timespec){0, TIME_MS * 1000000}, NULL);
+    }
+    is_int(wrong, 0, "tasks while a peer says something all the time");
+    atomic_store(&chatty_ends, true);
+    pthread_join(thread, NULL);
+    has_str(task(fd, "m", "f"), TASK_ANSWER("f"), "and after that");
+    ok(atomic_load(&longest_look) < LIMIT_MS * INT64_C(1000000),
+       "the loop looks for the next task only for a moment");
+    atomic_store(&loop_sleeps_elsewhere, false);
+    close(fd);
+    close(chatty);
 }
 
 /* A loop whose own descriptors have something at each of its turns does not sleep. */
@@ -838,6 +890,7 @@ int main(void) {
     test_tasks();
     test_tasks_elsewhere();
     test_busy_loop();
+    test_look_ends();
     test_malformed();
     test_find_and_replace();
     test_back_pressure();
