@@ -205,8 +205,10 @@ static enum outbox_result io_flush_outbox(struct conn *c) {
     if (atomic_load_explicit(&c->out.bytes, memory_order_relaxed) == 0)
         return OUTBOX_EMPTY;
     result = outbox_flush(&c->out);
-    if (conn_release(c))
+    if (conn_release(c)) {
         exec_release(c);
+        io_kick(); /* whoever leads may just have found nothing to do */
+    }
     return result;
 }
 
