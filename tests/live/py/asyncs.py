@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib.util
 import os
+import select
 import sys
 import threading
 
@@ -397,6 +398,7 @@ def forked(kind):
         os.close(out)
         text = repr((await_now(task), call("asyncio", "add_one", 1)))
         del task
+        _part(kind, loop)
         loop.close()
         del loop
         gc.collect()
@@ -410,6 +412,14 @@ def forked(kind):
     value = loop.run_until_complete(task)
     loop.close()
     return text, status, value
+
+
+def _part(kind, loop):
+    """In a fork: gives uvloop an epoll of its own. In the one that it has inherited, and that the parent
+    goes on with, its close() would end the watching of descriptors for both."""
+    if kind == "uvloop":
+        with select.epoll() as own:
+            os.dup2(own.fileno(), loop._get_backend_id())
 
 
 def await_now(task):
