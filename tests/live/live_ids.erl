@@ -99,7 +99,8 @@ while_it_runs(Node = #{node := N}) ->
     First = call(Node, Id, slow, [Id, 0.3]),
     begun(Node, Id),
     Refs = [call(Node, Id, slow, [Id, 0.3]) || _ <- [1, 2, 3]],
-    {pynode, N} ! [{call, Gathered = alias([reply]), erlang, slow, [Id, 0.3], #{id => Id}}],
+    Gathered = alias([reply]),
+    {pynode, N} ! [{call, Gathered, erlang, slow, [Id, 0.3], #{id => Id}}],
     [?assertEqual({ok, [Id, 1]}, answer(Ref)) || Ref <- [First, Gathered | Refs]],
     ?assertEqual(1, count(Node, Id)).
 

@@ -197,7 +197,7 @@ coordinator() ->
          Pid = rpc:call(Vm, erlang, whereis, [py_coordinator]),
          exit(Pid, kill),
          [exit(H, kill) || H <- handlers(Vm)], % so that it is asked for others
-         live:eventually(fun() -> is_pid(New = rpc:call(Vm, erlang, whereis, [py_coordinator])) andalso New =/= Pid end),
+         live:eventually(fun() -> New = rpc:call(Vm, erlang, whereis, [py_coordinator]), is_pid(New) andalso New =/= Pid end),
          py(N, settled, [])
      end || _ <- [1, 2, 3]], % as often as its supervisor bears it
     check(N),
