@@ -14,6 +14,7 @@ enum {
     POOL_GROWTH_MAX = 64,     /* threads added at one look */
     POOL_LOOK_NS = 100000,    /* the shortest time between two looks at a processor clock */
     POOL_LOOK_MAX_MS = 10,    /* the longest, while requests wait */
+    POOL_MOMENT_NS = 150000,  /* less than a turn with the GIL */
     POOL_BUSY_SHARE = 10,     /* blocked: less than 1/10 of the time on a processor */
     POOL_REPORT_NS = 1000000, /* after which the application is told that a request runs */
     POOL_WAITING_MAX =
@@ -370,8 +371,8 @@ static void pool_look(struct exec_worker *w, int64_t now) {
 }
 
 /* Counts who of the pool runs what somebody waits for, and since when they all do; whether a thread is there
- * that will take the next request by itself. */
-static bool pool_survey_locked(int64_t now, int *running, int64_t *since) {
+ * that will take the next request by itself. all: looks at each, also when as many as the target run. */
+static bool pool_survey_locked(int64_t now, bool all, int *running, int64_t *since) {
     *running = 0;
     *since = 0;
     for (struct exec_worker *w = pool.workers; w; w = w->next) {
@@ -392,10 +393,33 @@ static bool pool_survey_locked(int64_t now, int *running, int64_t *since) {
         default:
             break;
         }
-        if (*running >= pool.target)
+        if (*running >= pool.target && !all)
             return true;
     }
-    return false;
+    return *running >= pool.target;
+}
+
+/* The longer they have been running the less often they are looked at: each look takes a processor from them. */
+static int pool_next_look(int64_t since, int64_t now) {
+    int64_t next = (now - since) / 4000000;
+
+    return next < 1 ? 1 : next < POOL_LOOK_MAX_MS ? (int)next : POOL_LOOK_MAX_MS;
+}
+
+/* The same. Where looks are rare, all who take turns with the GIL have had some since the last: they are looked
+ * at once more after a moment in which only one can compute. */
+static bool pool_survey_closely_locked(int64_t now, int *running, int64_t *since) {
+    const struct timespec moment = {0, POOL_MOMENT_NS};
+    bool served = pool_survey_locked(now, false, running, since);
+
+    if (*running < pool.target || pool_next_look(*since, now) == 1)
+        return served;
+    pool_survey_locked(now, true, running, since);
+    exec_unlock();
+    nanosleep(&moment, NULL);
+    exec_lock();
+    return exec_ready() == 0 || pool.stopping ||
+           pool_survey_locked(clock_now(), false, running, since);
 }
 
 static void pool_wake_locked(void) {
@@ -414,13 +438,6 @@ void pool_wake(void) {
     exec_unlock();
 }
 
-/* The longer they have been running the less often they are looked at: each look takes a processor from them. */
-static int pool_next_look(int64_t since, int64_t now) {
-    int64_t next = (now - since) / 4000000;
-
-    return next < 1 ? 1 : next < POOL_LOOK_MAX_MS ? (int)next : POOL_LOOK_MAX_MS;
-}
-
 int pool_supervise(int64_t now) {
     int running, wanted, spawn = 0, next = 1;
     int64_t since;
@@ -429,7 +446,7 @@ int pool_supervise(int64_t now) {
     if (exec_ready() == 0 || pool.stopping) {
         pool.growth = 1;
         next = -1;
-    } else if (pool_survey_locked(now, &running, &since)) {
+    } else if (pool_survey_closely_locked(now, &running, &since)) {
         next = running >= pool.target ? pool_next_look(since, now) : 1;
     } else {
         bool idle = pool.idle;

@@ -16,6 +16,7 @@ tests(Node = #{node := N}) ->
      {"what comes while the reading thread is in Python is seen at once", fun unattended/0},
      {"a call sent together with one that computes does not stall", fun behind_a_long_one/0},
      {"calls that compute do not hold up pings, casts or the queue", fun() -> computing(N) end},
+     {"a call that comes when as many as there are workers, or more, have computed for long, does not wait for their end", fun computing_long/0},
      {"a full queue answers overloaded at once, and pings go on", fun queue_full/0},
      {"a burst past the queue: each caller gets one outcome", fun burst/0},
      {"the first calls of eval that come at once all have names to look at", fun first_evals/0},
@@ -126,6 +127,19 @@ computing(N) ->
     ?assertEqual(1, live:within(5000, fun() -> erpc:call(N, box, wait, [<<"computing">>]) end)),
     [live:open(Door) || Door <- Doors],
     [?assert(erpc:receive_response(Call, live:ms(10000)) > 0) || Call <- Calls].
+
+%% The looks at them are rare by then, and each of them has had turns with the GIL between two looks.
+computing_long() ->
+    #{node := N} = live:pynode(#{args => ["--workers", "2"]}),
+    [begin
+         Gate = #{port := Port} = live:gate(),
+         Calls = [erpc:send_request(N, spin, until, [Port]) || _ <- lists:seq(1, Computing)],
+         Doors = [live:entered(Gate) || _ <- Calls],
+         timer:sleep(300),
+         [?assertEqual(2.0, live:within(1000, fun() -> erpc:call(N, math, sqrt, [4], live:ms(10000)) end)) || _ <- [1, 2, 3]],
+         [live:open(Door) || Door <- Doors],
+         [?assert(erpc:receive_response(Call, live:ms(10000)) > 0) || Call <- Calls]
+     end || Computing <- [2, 3, 5]].
 
 %% A node whose one worker waits at a gate and whose queue of four is full.
 full_node() ->
