@@ -723,7 +723,7 @@ ctl(_) ->
           end,
     At = " --vm live@127.0.0.1 ",
     {0, Status} = Ctl([At, "status"]),
-    [?assertMatch({match, _}, re:run(Status, Pattern, [multiline]))
+    [?assertMatch({_, {match, _}}, {Status, re:run(Status, Pattern, [multiline])})
      || Pattern <- ["^1 VMs: live@127.0.0.1$", "^ml-live-[0-9]+@127.0.0.1 +ready +ml +0 +0 +0 +2 +[0-9]+ +[0-9]+ +[0-9]+ +0 ", "^ml +live@127.0.0.1 +2 +0$"]],
     ?assertMatch({0, _}, Ctl([At, "nodes"])),
     {0, Two} = Ctl([At, "top 2"]),
