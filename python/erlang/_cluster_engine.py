@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from ._cluster_codec import Atom
 from ._cluster_wait import Event
 
-TARGET = 0.05  # seconds of work in a chunk
+TARGET = 0.1  # seconds of work in a chunk
 _MAX_ITEMS = 4096  # of a chunk
 _MAX_BYTES = 4 << 20  # of its arguments, and of its results
 _REFRESH = 1.0  # seconds after which the number of slots is asked for again
