@@ -617,6 +617,7 @@ no_litter(_) ->
     idle(),
     live:eventually(fun() -> ets:tab2list(py_calls) =:= [] end),
     live:eventually(fun() -> in_flight() =:= 0 end),
-    ?assertEqual([], [P || Name <- [py_coordinator, py_table, py_log, pynode_sup],
-                           P <- [{Name, process_info(whereis(Name), message_queue_len)}],
-                           element(2, P) =/= {message_queue_len, 0}]).
+    live:eventually(fun() -> Waiting = [P || Name <- [py_coordinator, py_table, py_log, pynode_sup],
+                                             P <- [{Name, process_info(whereis(Name), message_queue_len)}],
+                                             element(2, P) =/= {message_queue_len, 0}],
+                             Waiting =:= [] orelse Waiting end). % one that comes now and then is read
