@@ -3,12 +3,12 @@
 %%
 %%      py_nodes      {{counter, Counter}, Pid}: who counts there (py_counter)
 %%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
-%%                    {{answerer, Pid}, PyNode | none}: who takes rows out of py_calls
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
 %%                    {{pool, Pool}, Options}: those that were started here; {{used, Pool}, true}: called from here
 %%                    {{load, Node}, Load}: what it has last reported
 %%      py_calls      row() of each call that spawn_call and others have begun (py_task). Who takes the row
 %%                    answers, and nobody else: there is one answer, whatever ends meanwhile
+%%      py_answerers  {Pid, PyNode | none}: who takes rows out of py_calls
 %%      py_streams    {Ref, Pid} of each py_stream whose reader gets messages
 %%      py_functions  {Name, Fun | {Module, Function}} that Python may call
 %%                    {may_call, all | registered | [Module | {Module, Function}]}: what else it may
@@ -18,8 +18,9 @@
 %% goes, as a whole. Another one has the pools, and is written by py_cluster; a third which modules and functions are
 %% called in a pool by themselves (routes/0).
 %%
-%% The tables go with the application: who comes later finds nothing in them, and nothing is kept. py_calls is the
-%% supervisor's, so that no answer is lost with this process, and is called py_calls_closed while this does not run.
+%% The tables go with the application: who comes later finds nothing in them, and nothing is kept. py_calls and
+%% py_answerers are the supervisor's, so that no answer is lost with this process; the first is called py_calls_closed
+%% while this does not run.
 -module(py_table).
 
 -behaviour(gen_server).
@@ -61,6 +62,7 @@ start_link() ->
 new_calls() ->
     lists:any(fun(Name) -> ets:whereis(Name) =/= undefined end, [py_calls, py_calls_closed])
         orelse ets:new(py_calls_closed, [named_table, public, {write_concurrency, auto}, {decentralized_counters, false}]),
+    ets:whereis(py_answerers) =/= undefined orelse ets:new(py_answerers, [named_table, public]),
     ok.
 
 -spec init([]) -> {ok, none}.
@@ -73,6 +75,7 @@ init([]) ->
     ets:new(py_streams, [named_table, public, {write_concurrency, true}]),
     ets:new(py_functions, [named_table, public, {read_concurrency, true}]),
     ets:whereis(py_calls) =:= undefined orelse close_calls(), % one before has been killed
+    [ets:delete(py_answerers, Pid) || {Pid, _} <- ets:tab2list(py_answerers), not is_process_alive(Pid)],
     ets:rename(py_calls_closed, py_calls),
     {ok, none}.
 
@@ -81,7 +84,7 @@ close_calls() ->
     add_answerer(none),
     Closed = ets:rename(py_calls, py_calls_closed),
     [answer(Closed, element(1, Row), {error, {node_down, default, unknown}}) || Row <- ets:tab2list(Closed)],
-    delete(py_nodes, {answerer, self()}).
+    remove_answerer().
 
 -spec handle_call(term(), gen_server:from(), none) -> {reply, ok, none}.
 handle_call(_Request, _From, State) ->
@@ -201,7 +204,7 @@ pids() ->
 -spec forget(pid()) -> ok.
 forget(Pid) ->
     ets:match_delete(py_nodes, {{counter, '_'}, Pid}),
-    ets:match_delete(py_nodes, {{answerer, '_'}, Pid}),
+    ets:match_delete(py_answerers, {'_', Pid}),
     ets:delete(py_nodes, {gone, Pid}),
     ok.
 
@@ -267,16 +270,16 @@ answer_calls(Answers) ->
 %% The calling process is about to use answer_call/2; for a py_node, or none.
 -spec add_answerer(pid() | none) -> ok | {error, not_started}.
 add_answerer(PyNode) ->
-    insert(py_nodes, {{answerer, self()}, PyNode}).
+    insert(py_answerers, {self(), PyNode}).
 
 -spec remove_answerer() -> ok | {error, not_started}.
 remove_answerer() ->
-    delete(py_nodes, {answerer, self()}).
+    delete(py_answerers, self()).
 
 %% When this returns, whoever had taken a row has sent the answer: each has come to where it hears signals.
 -spec settle() -> ok.
 settle() ->
-    Pids = try ets:match(py_nodes, {{answerer, '$1'}, '_'})
+    Pids = try ets:match(py_answerers, {'$1', '_'})
            catch error:badarg -> []
            end,
     [process_info(Pid, current_function) || [Pid] <- Pids], % which is asked for by a signal

@@ -72,7 +72,7 @@ timeout_test() ->
     with(fun() ->
         ?assertEqual(timeout, py_backlog:wait({p, any}, back, 3, 20)),
         until(fun() -> not py_backlog:is_waited({p, any}) end),
-        A = waiter(back, 100),
+        A = waiter(back, 1000),
         B = waiter(back, infinity),
         ?assertEqual(timeout, outcome(A)),
         py_backlog:free(p, n),

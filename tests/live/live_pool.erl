@@ -774,4 +774,4 @@ no_litter(_) ->
     live:eventually(fun() -> Waiting = [{Name, N} || Name <- [py_backlog, py_cluster, py_coordinator],
                                                      {message_queue_len, N} <- [process_info(whereis(Name), message_queue_len)], N > 0],
                              Waiting =:= [] orelse Waiting end), % one that comes now and then is read
-    ?assertEqual([], ets:match(py_nodes, {{answerer, '$1'}, none})).
+    ?assertEqual([], ets:match(py_answerers, {'$1', none})).
