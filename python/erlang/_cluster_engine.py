@@ -187,15 +187,17 @@ class Queue:
 
     def _send(self, chunk):
         self._outstanding += 1
-        chunk.task = keep(engine().loop.create_task(self._run(chunk)))
+        chunk.task = keep(engine().loop.create_task(self._answer(chunk)))
+        chunk.task.add_done_callback(lambda task: self._ended(chunk, task))
 
-    async def _run(self, chunk):
-        try:
-            seconds, outcomes = await self._answer(chunk)
-        except asyncio.CancelledError:
+    def _ended(self, chunk, task):
+        """Also of a task that was cancelled before its first step: none of its code has run."""
+        if task.cancelled():
             seconds, outcomes = None, [CancelledError()] * len(chunk.items)
-        except Exception as e:
-            seconds, outcomes = None, [self._failed(e, self.home)] * len(chunk.items)
+        elif task.exception():
+            seconds, outcomes = None, [self._failed(task.exception(), self.home)] * len(chunk.items)
+        else:
+            seconds, outcomes = task.result()
         self._outstanding -= 1
         chunk.job.ended(chunk, seconds, outcomes)
         self._fill()

@@ -33,6 +33,7 @@ tests(ok) ->
      {"time limits of the executor, of map and of result", fun timed_out/0},
      {"cancel() ends a task that runs", fun cancels/0},
      {"tasks that are cancelled as soon as they are there", fun cancels_at_once/0},
+     {"tasks that are cancelled before the executor's thread has seen to them leave room for others", fun cancels_unseen/0},
      {"options that are wrong", fun bad_options/0},
      {"a node that is full is Overloaded", fun overloads/0},
      {"kill -9 of a node in the middle of a map is NodeDown, and the next map goes well", fun killed/0},
@@ -195,6 +196,10 @@ cancels() ->
 
 cancels_at_once() ->
     ?assertEqual({true, 9}, py(cancels_at_once, [100])),
+    idle().
+
+cancels_unseen() ->
+    ?assertEqual(9, py(cancels_unseen, [200])),
     idle().
 
 bad_options() ->

@@ -18,6 +18,7 @@ import box
 import erlang
 import pooled
 from callers import at_once, outcome
+from erlang import _cluster_engine
 from erlang import cluster
 from erlang.cluster import Executor
 
@@ -174,6 +175,16 @@ def cancels_at_once(n):
         for future in futures:
             future.cancel()
         return [future.cancelled() for future in futures] == [True] * n, ex.submit(pooled.square, 3).result()
+
+
+def cancels_unseen(n):
+    """They are cancelled before the executor's thread has seen to any: then there is room for others."""
+    with nodes() as ex:
+        ex.submit(pooled.square, 2).result()
+        _cluster_engine.engine().post(time.sleep, 0.2)
+        for i in range(n):
+            ex.submit(pooled.never, f"unseen {i}").cancel()
+        return ex.submit(pooled.square, 3).result(20)
 
 
 def bad_options():
