@@ -178,12 +178,14 @@ def cancels_at_once(n):
 
 
 def cancels_unseen(n):
-    """They are cancelled before the executor's thread has seen to any: then there is room for others."""
+    """They are cancelled when they have been taken to be sent, and nothing of that has begun: there is room for others."""
+    engine, gate = _cluster_engine.engine(), threading.Event()
     with nodes() as ex:
         ex.submit(pooled.square, 2).result()
-        _cluster_engine.engine().post(time.sleep, 0.2)
-        for i in range(n):
-            ex.submit(pooled.never, f"unseen {i}").cancel()
+        engine.post(gate.wait)
+        futures = [ex.submit(pooled.never, f"unseen {i}") for i in range(n)]
+        engine.post(lambda: [future.cancel() for future in futures])
+        gate.set()
         return ex.submit(pooled.square, 3).result(20)
 
 
