@@ -400,6 +400,14 @@ static int mixed(int fd, int other, int times) {
     return wrong;
 }
 
+static void tasks_beside_a_call(int fd, int other) {
+    ask(fd, "block", "f");
+    ok(wait_for(&inside, 1), "a call blocks a worker");
+    has_str(task(other, "m", "f"), TASK_ANSWER("f"), "tasks go on");
+    change(&release, 1);
+    is_str(hear(fd), ANSWER("f"), "the call has its answer");
+}
+
 static void test_tasks(void) {
     int fd = peer("tasks@h"), other = peer("tasks2@h"), wrong = 0;
 
@@ -421,11 +429,7 @@ static void test_tasks(void) {
     change(&release, 1);
     has_str(hear(other), TASK_ANSWER("g"), "until the loop goes on");
     has_str(hear(fd), TASK_ANSWER("f"), "the first has its answer, too");
-    ask(fd, "block", "f");
-    ok(wait_for(&inside, 1), "a call blocks a worker");
-    has_str(task(other, "m", "f"), TASK_ANSWER("f"), "tasks go on");
-    change(&release, 1);
-    is_str(hear(fd), ANSWER("f"), "the call has its answer");
+    tasks_beside_a_call(fd, other);
     is_int(mixed(fd, other, 1500), 0, "3000 tasks and calls of two peers, mixed: each is answered");
     ok(until(is_empty), "nothing is left");
     close(fd);
@@ -455,11 +459,7 @@ static void test_tasks_elsewhere(void) {
     is_str(call(other, "m", "g"), ANSWER("g"), "a worker a call");
     change(&release, 1);
     has_str(hear(fd), TASK_ANSWER("f"), "the task has its answer");
-    ask(fd, "block", "f");
-    ok(wait_for(&inside, 1), "a call blocks a worker");
-    has_str(task(other, "m", "f"), TASK_ANSWER("f"), "tasks go on");
-    change(&release, 1);
-    is_str(hear(fd), ANSWER("f"), "the call has its answer");
+    tasks_beside_a_call(fd, other);
     is_int(mixed(fd, other, 1500), 0, "3000 tasks and calls, mixed: each is answered");
     ok(until(is_empty), "nothing is left, with a loop that sleeps elsewhere");
     atomic_store(&loop_sleeps_elsewhere, false);
