@@ -84,19 +84,22 @@ enter(Counter, _) -> py_counter:enter(py_counter:array(), Counter).
 
 %% An alias takes one answer. Nothing is monitored at first, for that costs two signals to the process
 %% that stands for the node; who waits for long does it then, and is told also of an end before that.
-%% The call has been counted, in that slot. A caller that may be killed is watched from the beginning.
+%% The call has been counted, in that slot. A caller that may be killed makes itself known before it sends anything:
+%% whenever it is killed, the call does not run on for nobody.
 -spec run_placed(node(), pid(), py_counter:slot(), integer(), {atom() | binary(), atom() | binary(), list()}, map(),
                  boolean(), boolean(), timeout()) -> py:result().
 run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout) ->
     Ref = erlang:alias([reply]),
     Call = {call, Ref, M, F, Args, Wire},
+    Watched andalso (Pid ! {watch, self(), Ref, Slot, {M, F}}),
     case send_call(Node, Pid, Call, Queued orelse InFlight > ?DIRECT) of
         noconnect ->
             erlang:unalias(Ref),
+            Watched andalso (Pid ! {unwatch, Ref}),
             py_counter:leave(py_counter:array(), Slot),
             {error, {node_down, Node, not_started}};
         _ when Watched ->
-            wait_long(Node, Pid, Slot, Ref, {M, F}, Timeout, 0);
+            wait_watched(Node, Pid, Slot, Ref, {M, F}, Timeout, 0);
         _ ->
             receive
                 {py_response, Ref, Result} ->
@@ -118,8 +121,11 @@ send_call(Node, Pid, Call, false) ->
 
 %% The caller makes itself known, so that the call can be cancelled if it dies, and waits on.
 wait_long(Node, Pid, Slot, Ref, MF, Timeout, Waited) ->
-    Monitor = erlang:monitor(process, Pid),
     Timeout =< Waited orelse (Pid ! {watch, self(), Ref, Slot, MF}),
+    wait_watched(Node, Pid, Slot, Ref, MF, Timeout, Waited).
+
+wait_watched(Node, Pid, Slot, Ref, MF, Timeout, Waited) ->
+    Monitor = erlang:monitor(process, Pid),
     Result = receive
                  {py_response, Ref, R} ->
                      R;
@@ -133,7 +139,7 @@ wait_long(Node, Pid, Slot, Ref, MF, Timeout, Waited) ->
              end,
     erlang:demonitor(Monitor, [flush]),
     py_counter:leave(py_counter:array(), Slot),
-    Timeout =< Waited orelse (Pid ! {unwatch, Ref}),
+    Pid ! {unwatch, Ref},
     Result.
 
 left(infinity, _) -> infinity;

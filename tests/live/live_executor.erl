@@ -92,10 +92,11 @@ noted(Key) ->
 boxes(Key) ->
     [Name || Node <- workers(), Name <- [at(Node, box, get, [Key])], Name =/= none].
 
-%% Who works on anything.
+%% Nobody works on anything: the nodes themselves are asked, for what is known of them here is up to a second old.
 idle() ->
     live:eventually(fun() ->
-        Busy = [{Node, R, Q} || Node <- workers(), {ok, #{status := #{running := R, queued := Q}}} <- [py:info(Node)], {R, Q} =/= {0, 0}],
+        Busy = [{Node, R, Q} || Node <- workers(), {ok, #{running := R, queued := Q}} <- [py:call(pynode, status, [], #{}, #{node => Node})],
+                                {R, Q} =/= {0, 0}],
         Busy =:= [] orelse Busy
     end).
 
