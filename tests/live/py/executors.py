@@ -246,12 +246,11 @@ def overloads(n):
         return len(refused), {type(e).__name__ for e in errors} - {"Overloaded", "NoneType"}
 
 
-def killed(n):
-    """A map whose nodes lose one of theirs: what was raised, and a map after it."""
+def killed(n, victim):
+    """A map that loses that one of its nodes: what was raised."""
     ex = nodes()
-    box.put("killed", "started")
     try:
-        for value in ex.map(pooled.work, range(n), [0.005] * n):
+        for value in ex.map(pooled.stays_at, [victim] * n, range(n)):
             pass
         return "it went through"
     except cluster.NodeDown as e:

@@ -61,6 +61,11 @@ def work(x, seconds=0.001):
     return x
 
 
+def stays_at(victim, x):
+    """Computes for a while, but at that node never ends."""
+    return never("stays") if str(erlang.node()) == victim else work(x, 0.005)
+
+
 def kill_own_node():
     os.kill(os.getpid(), signal.SIGKILL)
 
