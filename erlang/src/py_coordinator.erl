@@ -38,7 +38,8 @@
                settled = false :: boolean(),   % it was up once, or has failed once
                failed = false :: boolean(),
                given_up = false :: boolean(),
-               stopped = false :: boolean()}). % told to go
+               stopped = false :: boolean(),   % told to go
+               next = none :: none | py_options:spec()}). % of the same name, to be started then
 
 -record(node, {pid :: pid(),
                monitor :: reference(),
@@ -98,6 +99,7 @@ stop_node(Node, Timeout) ->
     call({stop_node, Node}, Timeout).
 
 %% One more, which belongs to a pool. If it runs, since this process or that of the pool was killed, it is taken over.
+%% If one of its name was told to go, it begins when that has gone.
 -spec start_node(py_options:spec()) -> ok | {error, term()}.
 start_node(Spec) ->
     call({start_node, Spec}, infinity).
@@ -167,6 +169,13 @@ start_port(Spec, S) ->
         {error, _} -> erlang:send_after(?RETRY_MAX, self(), {start_port, Spec}), S
     end.
 
+%% Its process may have ended, which has not been heard of here.
+start_after(Port, Spec, S = #s{ports = Ports}) ->
+    case Ports of
+        #{Port := #port{stopped = true} = P} -> S#s{ports = Ports#{Port := P#port{next = Spec}}};
+        #{} -> S
+    end.
+
 add_port(Pid, Node, Spec = #{name := Name}, S = #s{ports = Ports}) ->
     erlang:monitor(process, Pid),
     S#s{ports = Ports#{Pid => #port{name = Name, spec = Spec, node = Node}}}.
@@ -196,7 +205,7 @@ handle_call({disconnect, Node}, _From, S = #s{nodes = Nodes}) ->
 handle_call(nodes, _From, S) ->
     {reply, [Node || {Node, #node{entry = E}} <- lists:sort(maps:to_list(S#s.nodes)), E =/= undefined], S};
 handle_call(started, _From, S = #s{ports = Ports}) ->
-    {reply, [port_node(P) || P = #port{stopped = false} <- maps:values(Ports)], S};
+    {reply, [port_node(P) || P = #port{stopped = Stopped, next = Next} <- maps:values(Ports), not Stopped orelse Next =/= none], S};
 handle_call(info, _From, S) ->
     {reply, info(S), S};
 handle_call({stop_node, Node}, _From, S0 = #s{nodes = Nodes}) ->
@@ -213,7 +222,7 @@ handle_call({start_node, Spec}, _From, S) ->
                || {_, Pid, _, _} <- supervisor:which_children(py_port_sup), is_pid(Pid),
                   not is_map_key(Pid, S#s.ports), Info <- port_info(Pid)],
     case port_of(py_program:node_name(Spec), S) of
-        {port, _} -> {reply, ok, S};
+        {port, Port} -> {reply, ok, start_after(Port, Spec, S)};
         {error, _} -> {reply, ok, publish(take_port(Spec, Running, S))}
     end;
 handle_call(_Request, _From, S) ->
@@ -488,7 +497,7 @@ given_up(Node, S) ->
     change_port(Node, fun(P) -> P#port{given_up = true} end, S).
 
 stopped(Node, S) ->
-    change_port(Node, fun(P) -> P#port{stopped = true} end, S).
+    change_port(Node, fun(P) -> P#port{stopped = true, next = none} end, S).
 
 change_port(Node, Change, S = #s{ports = Ports}) ->
     S#s{ports = maps:map(fun(_, P) ->
@@ -511,7 +520,8 @@ port_node(#port{spec = Spec}) ->
 %% A py_port ends as it should when its node was stopped, and else by a fault: then there is a new one.
 port_down(Pid, Reason, S = #s{ports = Ports}) ->
     case maps:take(Pid, Ports) of
-        {_, Left} when Reason =:= normal; Reason =:= shutdown -> S#s{ports = Left};
+        {#port{next = none}, Left} when Reason =:= normal; Reason =:= shutdown -> S#s{ports = Left};
+        {#port{next = Next}, Left} when Next =/= none -> start_port(Next, S#s{ports = Left});
         {#port{spec = Spec}, Left} -> start_port(Spec, S#s{ports = Left});
         error -> S
     end.

@@ -55,6 +55,7 @@ cases() ->
      {"more nodes or fewer, and the process of the pool is killed: it has as many as before", fun resized_killed/1},
      {"a pool that has been made empty is made larger again", fun resized_from_none/1},
      {"a new node that never gets ready: the old one stays", fun not_ready/1},
+     {"a name is used again while the node that had it is still known: there is a node", fun name_again/1},
      {"the process of a pool is killed: its nodes live on, as many as before", fun pool_killed/1},
      {"the process of a pool is killed while the pool is stopped: that ends all the same", fun stopping_killed/1},
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
@@ -570,6 +571,28 @@ not_ready(_) ->
         end),
         ?assertEqual([Node], nodes_of(later)),
         ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(later)))
+    end).
+
+%% The process that has the old one has ended, say, and the coordinator has not heard of it yet: nothing was started.
+name_again(_) ->
+    with(named, #{nodes => [spec(#{})]}, fun() ->
+        [First] = nodes_of(named),
+        {port, Port} = py_coordinator:stop_node(First, infinity),
+        #{spec := Spec} = py_port:info(Port),
+        Monitor = erlang:monitor(process, Port),
+        ?assertEqual(ok, py_coordinator:start_node(Spec)),
+        ok = py_port:stop(Port, 5000),
+        receive {'DOWN', Monitor, process, Port, _} -> ok end,
+        ?assertEqual(ok, py_cluster:await_ready(First, live:ms(15000))),
+        ?assertEqual({ok, 2.0}, py:call(math, sqrt, [4], #{}, pool(named))),
+        receive after 2500 -> ok end, % the pool has looked
+        has(named, 1),
+        % that one was not wanted any more when it was to be started
+        {port, Next} = py_coordinator:stop_node(First, infinity),
+        ?assertEqual(ok, py_coordinator:start_node(Spec)),
+        ?assertEqual({port, Next}, py_coordinator:stop_node(First, infinity)),
+        ok = py_port:stop(Next, 5000),
+        live:eventually(fun() -> not lists:member(First, [Node || #{node := Node} <- py:cluster()]) end)
     end).
 
 %%% ------------------------------------------------------------------ processes that are killed
