@@ -88,7 +88,7 @@ pools_term(N, Processes) ->
     Labels = maps:from_list([{Node, py_place:labels(?LABELS)} || {Node, _, _} <- Entries]),
     Pool = fun(Max) ->
                    #{calc => #{entries => list_to_tuple(Entries), labels => Labels, strategy => least_loaded,
-                               max_queue => Max, used => true}}
+                               max_queue => Max, max_queue_per_caller => Max, used => true}}
            end,
     Pools = [Pool(Max) || Max <- lists:seq(1, 10)],
     {Cpu, Times} = cpu(fun() ->

@@ -851,8 +851,9 @@ stop_queue(Name, Timeout) ->
 %%
 %% Options: `nodes': how many this VM starts, `auto' for one a processor, or a list of maps as in the configuration;
 %% without it the pool has the nodes with the labels, of whatever VM. `labels': a map. `strategy': `least_loaded' or
-%% `random'. `max_queue': callers of a VM that wait for a place, 10000. A node is replaced by a new one after
-%% `max_tasks' calls, `max_age' milliseconds, or when it has `max_rss' bytes.
+%% `random'. `max_queue': calls of a VM that may wait for a place, 10000; `max_queue_per_caller': how many of them one
+%% process may have begun, as many. A node is replaced by a new one after `max_tasks' calls, `max_age' milliseconds, or
+%% when it has `max_rss' bytes.
 %%
 %% ```
 %% ok = py:pool_start(example, #{nodes => 1}),
@@ -926,9 +927,9 @@ pool_info(Name) ->
     case py_cluster:pool(Name) of
         none ->
             {error, no_pool};
-        #{entries := Entries, strategy := Strategy, max_queue := Max} ->
+        #{entries := Entries, strategy := Strategy, max_queue := Max, max_queue_per_caller := Own} ->
             {ok, #{nodes => [(py_counter:load(Counter))#{node => Node} || {Node, _, Counter} <- tuple_to_list(Entries)],
-                   strategy => Strategy, max_queue => Max, waiting => py_backlog:count(Name)}}
+                   strategy => Strategy, max_queue => Max, max_queue_per_caller => Own, waiting => py_backlog:count(Name)}}
     end.
 
 %% @doc The names of the pools that there are in the cluster. `cluster' is the one of all nodes.

@@ -19,13 +19,15 @@
 -define(TICK, 20).
 -define(LEFT, 1000). % who have left, beyond those who wait, until their places go
 
--export_type([queue/0]).
+-export_type([queue/0, bounds/0]).
 
 -type queue() :: {py_cluster:pool(), any | {node, node()} | {labels, map()}}.
+-type bounds() :: {All :: non_neg_integer(), Caller :: pid(), OfCaller :: non_neg_integer()}. % how many may wait
 -type waiter() :: {Ref :: reference(), Monitor :: reference()}.
 
 -record(s, {queues = #{} :: #{queue() => {[waiter()], [waiter()]}},
-            monitors = #{} :: #{reference() => {queue(), reference()}}, % monitor => whose
+            monitors = #{} :: #{reference() => {queue(), reference(), pid()}}, % monitor => whose, and for whom
+            callers = #{} :: #{{py_cluster:pool(), pid()} => pos_integer()}, % how many wait for each
             refs = #{} :: #{reference() => reference()},                          % alias => monitor
             left = 0 :: non_neg_integer(), % how many have left, and may still have a place in a queue
             ticks = false :: boolean()}).
@@ -34,12 +36,13 @@
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% Until it is the caller's turn; `overloaded' if so many wait already, `timeout' when the limit has passed.
--spec wait(queue(), back | front, non_neg_integer(), timeout()) -> turn | overloaded | timeout | not_started.
-wait(Queue, Where, Max, Timeout) ->
+%% Until it is the calling process's turn; `overloaded' if so many wait already, in all or on behalf of the same caller;
+%% `timeout' when the limit has passed.
+-spec wait(queue(), back | front, bounds(), timeout()) -> turn | overloaded | timeout | not_started.
+wait(Queue, Where, Bounds, Timeout) ->
     Ref = erlang:alias([reply]),
     Pid = whereis(?MODULE), % who has promised it is monitored, and not the next one
-    try gen_server:call(Pid, {wait, Queue, Where, Max, Ref}, infinity) of
+    try gen_server:call(Pid, {wait, Queue, Where, Bounds, Ref}, infinity) of
         ok -> wait_turn(Ref, erlang:monitor(process, Pid), Timeout);
         overloaded -> erlang:unalias(Ref), overloaded
     catch
@@ -100,10 +103,10 @@ init([]) ->
     {ok, #s{}}.
 
 -spec handle_call(term(), gen_server:from(), #s{}) -> {reply, term(), #s{}}.
-handle_call({wait, {Pool, _} = Queue, Where, Max, Ref}, {Pid, _}, S) ->
-    case Where =:= back andalso count(Pool) >= Max of
+handle_call({wait, {Pool, _} = Queue, Where, {Max, Caller, Own}, Ref}, {Pid, _}, S = #s{callers = Callers}) ->
+    case Where =:= back andalso (count(Pool) >= Max orelse maps:get({Pool, Caller}, Callers, 0) >= Own) of
         true -> {reply, overloaded, S};
-        false -> {reply, ok, tick(add(Queue, Where, Pid, Ref, S))}
+        false -> {reply, ok, tick(add(Queue, Where, Pid, Ref, Caller, S))}
     end;
 handle_call(_Request, _From, S) ->
     {reply, {error, bad_request}, S}.
@@ -141,7 +144,8 @@ tick(S) ->
 
 %%% ------------------------------------------------------------------ the queues
 
-add(Queue, Where, Pid, Ref, S = #s{queues = Queues, monitors = Monitors, refs = Refs}) ->
+add({Pool, _} = Queue, Where, Pid, Ref, Caller, S0) ->
+    S = #s{queues = Queues, monitors = Monitors, refs = Refs} = counted(Pool, Caller, 1, S0),
     Monitor = erlang:monitor(process, Pid),
     {Out, In} = maps:get(Queue, Queues, {[], []}),
     Longer = case Where of
@@ -149,7 +153,13 @@ add(Queue, Where, Pid, Ref, S = #s{queues = Queues, monitors = Monitors, refs = 
                  front -> {[{Ref, Monitor} | Out], In}
              end,
     ets:update_counter(?MODULE, Queue, 1, {Queue, 0}),
-    S#s{queues = Queues#{Queue => Longer}, monitors = Monitors#{Monitor => {Queue, Ref}}, refs = Refs#{Ref => Monitor}}.
+    S#s{queues = Queues#{Queue => Longer}, monitors = Monitors#{Monitor => {Queue, Ref, Caller}}, refs = Refs#{Ref => Monitor}}.
+
+counted(Pool, Caller, More, S = #s{callers = Callers}) ->
+    case maps:get({Pool, Caller}, Callers, 0) + More of
+        0 -> S#s{callers = maps:remove({Pool, Caller}, Callers)};
+        Count -> S#s{callers = Callers#{{Pool, Caller} => Count}}
+    end.
 
 %% So many of those who wait, as they came. One that has left is passed over.
 turns(_, 0, S) ->
@@ -183,9 +193,9 @@ without_left(S) ->
 %% The queue goes with the last one who waits there.
 remove(Monitor, S = #s{queues = Queues, monitors = Monitors, refs = Refs}) ->
     case maps:take(Monitor, Monitors) of
-        {{Queue, Ref}, Left} ->
+        {{{Pool, _} = Queue, Ref, Caller}, Left} ->
             erlang:demonitor(Monitor, [flush]),
-            Removed = S#s{monitors = Left, refs = maps:remove(Ref, Refs)},
+            Removed = counted(Pool, Caller, -1, S#s{monitors = Left, refs = maps:remove(Ref, Refs)}),
             case ets:update_counter(?MODULE, Queue, -1) of
                 0 -> ets:delete(?MODULE, Queue), Removed#s{queues = maps:remove(Queue, Queues)};
                 _ -> Removed

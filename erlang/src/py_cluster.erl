@@ -24,7 +24,8 @@
                    started := boolean(), % by the VM that speaks
                    python => binary(), version => binary(), imports => [binary()], code => term()}.
 -type policy() :: #{labels := map() | none,  % none: it has the nodes that were started for it
-                    strategy := least_loaded | random, max_queue := non_neg_integer()}.
+                    strategy := least_loaded | random, max_queue := non_neg_integer(),
+                    max_queue_per_caller => non_neg_integer()}. % as many as max_queue
 -type local() :: #{node := node(), source := port | connect | hello | cluster, entry := py_table:entry() | undefined,
                    facts := facts()}.
 -type node_info() :: #{node := node(), vms := [node()], state := atom(), _ => _}.
@@ -68,7 +69,7 @@ set_pool(Pool, Options) ->
     call({set_pool, Pool, policy(Options)}).
 
 policy(Options) ->
-    maps:with([labels, strategy, max_queue], Options).
+    maps:with([labels, strategy, max_queue, max_queue_per_caller], Options).
 
 -spec remove_pool(pool()) -> ok | {error, not_started}.
 remove_pool(Pool) ->
@@ -214,8 +215,9 @@ is_about_node(Node, #{state := State, labels := Labels, pools := Pools, started 
 is_about_node(_, _) ->
     false.
 
-is_policy(Pool, #{labels := Labels, strategy := Strategy, max_queue := Max}) ->
-    is_atom(Pool) andalso (Labels =:= none orelse is_map(Labels)) andalso is_atom(Strategy) andalso is_integer(Max);
+is_policy(Pool, #{labels := Labels, strategy := Strategy, max_queue := Max} = Policy) ->
+    is_atom(Pool) andalso (Labels =:= none orelse is_map(Labels)) andalso is_atom(Strategy) andalso is_integer(Max)
+        andalso is_integer(maps:get(max_queue_per_caller, Policy, Max));
 is_policy(_, _) ->
     false.
 
@@ -315,12 +317,13 @@ written(S = #s{wanted = Before, used = Used}) ->
             S#s{wanted = Now}
     end.
 
-written_pool(Pool, Policy, Known, #s{entries = Entries, used = Used}) ->
+written_pool(Pool, Policy = #{max_queue := Max}, Known, #s{entries = Entries, used = Used}) ->
     Ready = [Node || {Node, #{state := ready} = Facts} <- lists:sort(maps:to_list(Known)), belongs(Pool, Policy, Facts),
                      is_map_key(Node, Entries)],
     #{entries => list_to_tuple([maps:get(Node, Entries) || Node <- Ready]),
       labels => maps:from_list([{Node, py_place:labels(maps:get(labels, maps:get(Node, Known)))} || Node <- Ready]),
-      strategy => maps:get(strategy, Policy), max_queue => maps:get(max_queue, Policy), used => is_map_key(Pool, Used)}.
+      strategy => maps:get(strategy, Policy), max_queue => Max, max_queue_per_caller => maps:get(max_queue_per_caller, Policy, Max),
+      used => is_map_key(Pool, Used)}.
 
 %% A pool has the nodes that were started for it, or those with its labels.
 belongs(Pool, #{labels := none}, #{pools := Pools}) -> lists:member(Pool, Pools);

@@ -67,6 +67,7 @@
                   labels := map() | none,
                   strategy := least_loaded | random,
                   max_queue := non_neg_integer(),
+                  max_queue_per_caller => non_neg_integer(),
                   max_tasks => pos_integer(),
                   max_age => pos_integer(),
                   max_rss => pos_integer()}.
@@ -138,6 +139,7 @@ pool_option(nodes, V, Name) when is_list(V), length(V) >= 0 -> pool_specs(V, Nam
 pool_option(labels, V, _) when is_map(V) -> {ok, V};
 pool_option(strategy, V, _) -> one_of(V, [least_loaded, random]);
 pool_option(max_queue, V, _) -> number(V, 0, ?QUEUE_MAX);
+pool_option(max_queue_per_caller, V, _) -> number(V, 0, ?QUEUE_MAX);
 pool_option(max_tasks, V, _) -> number(V, 1, 1 bsl 62);
 pool_option(max_age, V, _) -> number(V, 1, 1 bsl 62);
 pool_option(max_rss, V, _) -> number(V, 1, 1 bsl 62);

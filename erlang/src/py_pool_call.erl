@@ -11,7 +11,8 @@
 -export_type([key/0]).
 
 %% Which of the pool's nodes, and what may be done with the call.
--type key() :: {pool, py_cluster:pool(), #{labels => map(), key => term(), affinity => soft | strict, watched => true,
+-type key() :: {pool, py_cluster:pool(), #{labels => map(), key => term(), affinity => soft | strict,
+                                           watched => true, caller => pid(), % on whose behalf, if not its own
                                            idempotent => boolean(), retries => non_neg_integer(),
                                            queue_timeout => timeout()}}.
 
@@ -181,11 +182,12 @@ again(C, Pause) ->
     end.
 
 %% No node has room, or there is none now.
-wait(C = #c{pool = Name, until = Until, queue_until = QueueUntil}, Queue, Where, #{max_queue := Max}, Why) ->
+wait(C = #c{pool = Name, options = Options, until = Until, queue_until = QueueUntil}, Queue, Where, Pool, Why) ->
+    #{max_queue := Max, max_queue_per_caller := Own} = Pool,
     case min(left(Until), left(QueueUntil)) of
         0 -> not_placed(Why, C);
         Limit ->
-            case py_backlog:wait(Queue, Where, Max, Limit) of
+            case py_backlog:wait(Queue, Where, {Max, maps:get(caller, Options, self()), Own}, Limit) of
                 turn -> place(C, front);
                 overloaded -> {error, overloaded};
                 timeout -> not_placed(Why, C);
@@ -213,8 +215,8 @@ left(Until) -> max(0, Until - erlang:monotonic_time(millisecond)).
 -spec map(atom() | binary(), atom() | binary(), [list()], key(), {map(), boolean(), timeout()}) -> {ok, [py:result()]}.
 map(M, F, ListOfArgs, {pool, Pool, Options} = Key, Rest) ->
     Size = max(1, length(ListOfArgs) div max(1, ?PIECES * tuple_size(entries(Key)))),
-    Watched = {pool, Pool, Options#{watched => true}},
     Caller = self(),
+    Watched = {pool, Pool, Options#{watched => true, caller => Caller}},
     {_, Monitor} = spawn_monitor(fun() ->
                                          erlang:monitor(process, Caller),
                                          Self = self(),
@@ -250,7 +252,11 @@ collect(Pid, Piece) ->
             py_call:checked()) -> ok.
 start(Ref, Tag, Owner, M, F, Args, {ok, {pool, Pool, Options}, _, Wire, Queued, Timeout}) ->
     Creator = self(),
-    Key = {pool, Pool, Options#{watched => true}},
+    Caller = case Owner of
+                 none -> Creator;
+                 _ -> Owner
+             end,
+    Key = {pool, Pool, Options#{watched => true, caller => Caller}},
     Rest = {Wire, Queued, Timeout},
     {Pid, Monitor} = spawn_monitor(fun() -> begin_call(Creator, {Ref, Tag, Owner, M, F}, Args, Key, Rest) end),
     receive

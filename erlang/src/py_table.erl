@@ -41,7 +41,7 @@
 -type entry() :: {node(), pid(), py_counter:counter()}.
 -type key() :: default | {node, node()} | {name, atom()}.
 -type pool() :: #{entries := tuple(), labels := #{node() => map()}, strategy := least_loaded | random,
-                  max_queue := non_neg_integer(), used := boolean()}.
+                  max_queue := non_neg_integer(), max_queue_per_caller := non_neg_integer(), used := boolean()}.
 -type owner() :: pid() | none. % whose end cancels it
 -type row() :: {reference(), PyNode :: pid(), owner(), row_tag(), Module :: atom() | binary(),
                 Function :: atom() | binary(), Timer :: reference() | none}.

@@ -6,7 +6,7 @@
 %% A pool without room: no tick gives a turn.
 with(Fun) ->
     {ok, Table} = gen_server:start(py_table, [], []),
-    py_table:set_pools(#{p => #{entries => {}, labels => #{}, strategy => random, max_queue => 3, used => true}}),
+    py_table:set_pools(#{p => #{entries => {}, labels => #{}, strategy => random, max_queue => 3, max_queue_per_caller => 2, used => true}}),
     start(),
     try Fun()
     after
@@ -21,11 +21,19 @@ waiter(Where, Timeout) ->
     waiter(any, Where, Timeout).
 
 waiter(Which, Where, Timeout) ->
+    waiter(Which, Where, Timeout, make_pid()).
+
+%% It waits on behalf of that process.
+waiter(Which, Where, Timeout, Caller) ->
     Self = self(),
     Before = py_backlog:count(p),
-    Pid = spawn(fun() -> Self ! {self(), py_backlog:wait({p, Which}, Where, 3, Timeout)} end),
+    Pid = spawn(fun() -> Self ! {self(), py_backlog:wait({p, Which}, Where, {3, Caller, 2}, Timeout)} end),
     until(fun() -> py_backlog:count(p) =:= Before + 1 end),
     Pid.
+
+%% One that nobody else waits for.
+make_pid() ->
+    spawn(fun() -> ok end).
 
 until(Fun) ->
     case Fun() of
@@ -63,14 +71,34 @@ apart_test() ->
 overloaded_test() ->
     with(fun() ->
         [waiter(back, infinity) || _ <- [1, 2, 3]],
-        ?assertEqual(overloaded, py_backlog:wait({p, any}, back, 3, infinity)),
-        ?assertEqual(overloaded, py_backlog:wait({p, any}, back, 0, infinity)),
+        ?assertEqual(overloaded, py_backlog:wait({p, any}, back, {3, self(), 2}, infinity)),
+        ?assertEqual(overloaded, py_backlog:wait({p, any}, back, {0, self(), 2}, infinity)),
         waiter(front, infinity)
+    end).
+
+%% One caller has two waiting, and no more; others have room, also after one of the two has left.
+greedy_test() ->
+    with(fun() ->
+        Wait = fun() -> py_backlog:wait({p, any}, back, {9, self(), 2}, infinity) end,
+        A = waiter(any, back, infinity, self()),
+        B = waiter({node, a}, back, infinity, self()),
+        ?assertEqual(overloaded, Wait()),
+        Other = waiter(any, back, infinity),
+        py_backlog:free(p, n),
+        ?assertEqual(turn, outcome(A)),
+        waiter(any, back, infinity, self()),
+        ?assertEqual(overloaded, Wait()),
+        exit(B, kill),
+        until(fun() -> py_backlog:count(p) =:= 2 end),
+        Again = waiter(any, back, infinity, self()),
+        ?assertEqual(overloaded, Wait()),
+        [py_backlog:free(p, n) || _ <- [1, 2, 3]],
+        ?assertEqual([turn, turn], [outcome(Pid) || Pid <- [Other, Again]])
     end).
 
 timeout_test() ->
     with(fun() ->
-        ?assertEqual(timeout, py_backlog:wait({p, any}, back, 3, 20)),
+        ?assertEqual(timeout, py_backlog:wait({p, any}, back, {3, self(), 2}, 20)),
         until(fun() -> not py_backlog:is_waited({p, any}) end),
         A = waiter(back, 1000),
         B = waiter(back, infinity),
@@ -95,7 +123,7 @@ restarted_test() ->
         A = waiter(back, infinity),
         exit(whereis(py_backlog), kill),
         ?assertEqual(turn, outcome(A)),
-        ?assertEqual(not_started, py_backlog:wait({p, any}, back, 3, 20)),
+        ?assertEqual(not_started, py_backlog:wait({p, any}, back, {3, self(), 2}, 20)),
         start()
     end).
 

@@ -263,7 +263,7 @@ pool_test_() ->
                                     py_options:pool(ml, #{max_tasks => 1, max_age => 2, max_rss => 3}))},
      Bad(nodes, #{nodes => x}), Bad(nodes, #{nodes => [x]}), Bad(nodes, #{nodes => [#{} | x]}), Bad(count, #{nodes => -1}),
      Bad(workers, #{nodes => [#{workers => 0}]}), Bad(labels, #{labels => []}), Bad(strategy, #{strategy => best}),
-     Bad(max_queue, #{max_queue => -1}), Bad(max_tasks, #{max_tasks => 0}), Bad(max_age, #{max_age => soon}),
+     Bad(max_queue, #{max_queue => -1}), Bad(max_queue_per_caller, #{max_queue_per_caller => many}), Bad(max_tasks, #{max_tasks => 0}), Bad(max_age, #{max_age => soon}),
      Bad(max_rss, #{max_rss => 1.5}), Bad(node, #{node => 1}), Bad(options, []),
      ?_assertEqual({error, {bad_option, pool}}, py_options:pool('a b', #{})),
      ?_assertEqual({error, {bad_option, pool}}, py_options:pool("ml", #{})),

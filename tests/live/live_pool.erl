@@ -32,6 +32,7 @@ cases() ->
      {"tasks of the event loop do not wait for calls, and calls do not for them", fun tasks_and_calls/1},
      {"a stream that is cancelled gives its place back at once", fun streams_cancelled/1},
      {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
+     {"one caller's calls that wait leave room for others", fun greedy/1},
      {"no node: who comes while others wait for one is told so, too", fun no_node/1},
      {"a key goes to one node, and strictly to no other", fun keys/1},
      {"a strict key whose node is replaced or drained: who waits for it goes to the next one", fun keys_go_on/1},
@@ -246,12 +247,25 @@ streams_cancelled(_) ->
          ?assertEqual(0, in_flight(ml))
      end || Executor <- [false, true]].
 
+%% One worker waits, and as many calls as the node takes then: one more for each worker that is blocked. The fun lets
+%% them end.
+filled(Pool) ->
+    Gate = #{port := Port} = live:gate(),
+    Hold = fun(I) -> py:spawn_call(gate, wait, [Port, I], #{}, pool(Pool)) end,
+    First = [Hold(I) || I <- lists:seq(1, 5)],
+    Door = live:entered(Gate),
+    live:eventually(fun() -> {ok, #{nodes := [#{limit := Limit}]}} = py:pool_info(Pool), Limit =:= 6 orelse Limit end),
+    Held = First ++ [Hold(6)],
+    live:eventually(fun() -> in_flight(Pool) =:= 6 orelse in_flight(Pool) end),
+    fun() ->
+        [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- tl(Held)],
+        live:open(Door),
+        ?assertEqual([{ok, I} || I <- lists:seq(1, 6)], [py:await(Ref) || Ref <- Held])
+    end.
+
 no_room(_) ->
     with(one, #{nodes => [spec(#{workers => 1, max_workers => 1})], max_queue => 2}, fun() ->
-        Gate = #{port := Port} = live:gate(),
-        Held = [py:spawn_call(gate, wait, [Port, I], #{}, pool(one)) || I <- lists:seq(1, 5)],
-        Door = live:entered(Gate),
-        live:eventually(fun() -> in_flight(one) =:= 5 end),
+        Open = filled(one),
         Call = fun(Options) -> timer:tc(fun() -> py:call(math, sqrt, [4], #{}, maps:merge(pool(one), Options)) end) end,
         ?assertMatch({T, {error, overloaded}} when T < 50000, Call(#{queue_timeout => 0})),
         ?assertMatch({T, {error, overloaded}} when T > 50000, Call(#{queue_timeout => 50})),
@@ -259,10 +273,30 @@ no_room(_) ->
         Waiting = [py:spawn_call(math, sqrt, [I], #{}, pool(one)) || I <- [1, 4]],
         live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(one), W =:= 2 end),
         ?assertMatch({_, {error, overloaded}}, Call(#{})),
-        [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- tl(Held)],
-        live:open(Door),
+        Open(),
+        ?assertEqual([{ok, 1.0}, {ok, 2.0}], [py:await(Ref) || Ref <- Waiting])
+    end).
+
+%% By spawn_call and parallel one process may have many that wait.
+greedy(_) ->
+    with(two, #{nodes => [spec(#{workers => 1, max_workers => 1})], max_queue => 20, max_queue_per_caller => 2}, fun() ->
+        Open = filled(two),
+        Waiting = [py:spawn_call(math, sqrt, [I], #{}, pool(two)) || I <- [1, 4]],
+        Waits = fun(Count) -> live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(two), W =:= Count orelse W end) end,
+        Waits(2),
+        Refused = py:spawn_call(math, sqrt, [9], #{}, pool(two)),
+        ?assertEqual({error, overloaded}, py:await(Refused, 1000)),
+        Many = spawn_monitor(fun() -> exit(py:parallel([{math, sqrt, [I]} || I <- lists:seq(1, 8)], pool(two))) end),
+        Waits(4), % two of its eight
+        Other = spawn_monitor(fun() -> exit(py:call(math, sqrt, [16], #{}, pool(two))) end),
+        Waits(5),
+        Open(),
         ?assertEqual([{ok, 1.0}, {ok, 2.0}], [py:await(Ref) || Ref <- Waiting]),
-        ?assertEqual([{ok, I} || I <- lists:seq(1, 5)], [py:await(Ref) || Ref <- Held])
+        Ended = fun({Pid, Monitor}) -> receive {'DOWN', Monitor, process, Pid, Result} -> Result end end,
+        ?assertEqual({ok, 4.0}, Ended(Other)),
+        {ok, Items} = Ended(Many),
+        ?assertEqual(2, length([V || {ok, V} <- Items])),
+        ?assertEqual(6, length([E || {error, overloaded} = E <- Items]))
     end).
 
 no_node(_) ->
@@ -656,7 +690,7 @@ backlog_killed(_) ->
         end
     end),
     receive begun -> ok end,
-    ?assertEqual(turn, py_backlog:wait({ml, any}, back, 10, 3000)).
+    ?assertEqual(turn, py_backlog:wait({ml, any}, back, {10, self(), 10}, 3000)).
 
 is_down({error, {node_down, _, _}}) -> true;
 is_down(_) -> false.
