@@ -109,10 +109,12 @@ tasks_and_queues(Node) ->
     report(#{tasks => 0, running => 0, queued => 0}),
     detach(Node).
 
-%% Between two beats an idle node has been woken for the second one, a ping and little else.
+%% Between two beats an idle node has been woken for the second one, a ping and little else. Before the first one, on a
+%% slow machine, it may still have been starting.
 idle() ->
     Node = live:pynode(),
     attach(Node),
+    _ = report(),
     idle(report(), Node, 0).
 
 idle(_, Node, 2) ->

@@ -100,6 +100,7 @@ numbers() ->
     [live:error_of(fun() -> erpc:call(N, math, sqrt, [x]) end) || _ <- lists:seq(1, 7)],
     [pong = net_adm:ping(N) || _ <- lists:seq(1, 3)],
     {nobody, N} ! hello,
+    #{workers := Workers} = erpc:call(N, pynode, status, []),
     Before = stats(N),
     Samples = prometheus:scrape(At),
     After = stats(N),
@@ -118,7 +119,9 @@ numbers() ->
      || Key <- [max_workers, running, blocked, queued, tasks, registered, processes, thread_connections,
                 thread_connections_unused]],
     ?assertEqual(1, value("pynode_connections", Samples)),
-    ?assertEqual(3, value("pynode_workers", Samples)).
+    % three; on a slow machine more for a while
+    [Fewer, More] = lists:sort([Workers, map_get(workers, Status)]),
+    ?assertMatch(V when V >= Fewer andalso V =< More andalso Fewer >= 3, value("pynode_workers", Samples)).
 
 outcomes() ->
     Gate = #{port := Port} = live:gate(),
