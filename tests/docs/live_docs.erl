@@ -190,15 +190,23 @@ ask({Expr, Expected}, B, #play{shell = {Port, N}} = Play) ->
 
 %% What the shell prints before its next prompt.
 until_prompt(Port, N, Seen) ->
-    Prompt = io_lib:format("(?:\\([^()\\n]*\\))?~b> $", [N]),
-    case re:run(Seen, Prompt, [{capture, first, index}]) of
-        {match, [{At, _}]} -> binary:part(Seen, 0, At);
-        nomatch ->
+    case before_prompt(N, Seen) of
+        none ->
             receive
                 {Port, {data, More}} -> until_prompt(Port, N, <<Seen/binary, More/binary>>);
                 {Port, {exit_status, S}} -> error({shell_ended, [{status, S}, {output, Seen}]})
             after live:ms(?LIMIT) -> error({no_prompt, [{number, N}, {output, Seen}]})
-            end
+            end;
+        Before ->
+            Before
+    end.
+
+%% What is logged when the shell waits already comes after its prompt, and then the prompt once more.
+before_prompt(N, Seen) ->
+    Prompt = io_lib:format("(?:\\([^()\\n]*\\))?~b> ", [N]),
+    case re:run(Seen, [Prompt, "$"], [{capture, none}]) of
+        match -> hd(re:split(Seen, Prompt));
+        nomatch -> none
     end.
 
 %%% ---------------------------------------------------------------- comparing
@@ -229,5 +237,6 @@ notices_difference() ->
     true = matches("{a, ..., b}", "{a,1,2,\n  b}"),
     false = matches("pong", "pang"),
     false = matches("{a, ..., b}", "{a,1,c}"),
+    [<<"ok\n">>, <<"ok\n">>, none] = [before_prompt(2, Seen) || Seen <- [<<"ok\n2> ">>, <<"ok\n(a@b)2> =WARNING\n(a@b)2> ">>, <<"ok\n2> =WAR">>]],
     B = #block{line = 1, kind = "erlang", text = []},
     {not_as_shown, _} = live:error_of(fun() -> compare("x", "1.0", <<"2.0">>, B) end).
