@@ -9,15 +9,25 @@
 #include "notify.h"
 #include "route.h"
 #include "tasks.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <string.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
+
+#ifndef sigev_notify_thread_id /* timer_create(2) has it, older C libraries have not */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 
 enum {
     LEAVE_PAUSE_MS = 10,
+    LEAVE_NUDGE_MS =
+        50, /* between signals that make a script's thread look for one that it has not heard, */
+    LEAVE_NUDGES = 3,       /* so many */
     LEAVE_STOP_SECONDS = 1, /* for workers to end once nothing runs any more */
 };
 
@@ -33,6 +43,10 @@ static struct {
     _Atomic bool started;
     bool script;
     pthread_t main;
+    pid_t process;           /* that has the timer */
+    timer_t nudge;           /* signals the main thread */
+    _Atomic int nudges;      /* that are still to come */
+    struct sigaction python; /* of SIGTERM */
     bool stopped, all_ended;
 } leave;
 
@@ -81,6 +95,41 @@ int leave_init(double drain_timeout, bool script, struct err *e) {
     return 0;
 }
 
+/* Async-signal-safe. Python only notes the signal, for the main thread; another thread may have got it, or that one
+ * have been about to sleep. A forked child has no timer. */
+static void leave_handle_script(int signo, siginfo_t *info, void *context) {
+    const struct timespec ms = {0, LEAVE_NUDGE_MS * 1000000L};
+    struct itimerspec when = {ms, ms};
+    int saved = errno;
+
+    (void)context;
+    if (info->si_code != SI_TIMER) {
+        leave.python.sa_handler(signo);
+        atomic_store(&leave.nudges, LEAVE_NUDGES);
+    } else if (atomic_fetch_sub(&leave.nudges, 1) <= 1) {
+        when = (struct itimerspec){{0, 0}, {0, 0}};
+    }
+    if (leave.process == getpid())
+        timer_settime(leave.nudge, 0, &when, NULL);
+    errno = saved;
+}
+
+void leave_watch_script(void) {
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGTERM};
+    struct sigaction action;
+
+    event.sigev_notify_thread_id = thread_id();
+    if (sigaction(SIGTERM, NULL, &leave.python) < 0 || leave.python.sa_handler == SIG_DFL ||
+        leave.python.sa_handler == SIG_IGN ||
+        timer_create(CLOCK_MONOTONIC, &event, &leave.nudge) < 0)
+        return;
+    leave.process = getpid();
+    action = leave.python;
+    action.sa_flags = (action.sa_flags & ~SA_RESTART) | SA_SIGINFO;
+    action.sa_sigaction = leave_handle_script;
+    sigaction(SIGTERM, &action, NULL);
+}
+
 void leave_started(void) {
     atomic_store(&leave.started, true);
 }
@@ -102,6 +151,7 @@ void leave_request(void) {
 }
 
 bool leave_requested(void) {
+    atomic_store(&leave.nudges, 0);
     return atomic_exchange(&leave.requested, false);
 }
 

@@ -14,6 +14,11 @@
 /* Installs the handlers. script: SIGTERM and SIGINT are left to Python. */
 int leave_init(double drain_timeout, bool script, struct err *e);
 
+/* The script's handler of SIGTERM, which is there, is called soon by the thread that calls this: Python alone does not
+ * see to that when another thread gets the signal, or it comes just before the thread sleeps (CPython's
+ * Modules/signalmodule.c, trip_signal()). A handler that is installed later is Python's alone. */
+void leave_watch_script(void);
+
 /* From now on requests may come: before, SIGTERM ends the process at once, with status 0. */
 void leave_started(void);
 bool leave_has_started(void);
@@ -21,7 +26,7 @@ bool leave_has_started(void);
 /* Asks the node to drain and go, as SIGTERM does. */
 void leave_request(void);
 
-/* Whether the SIGTERM that a script has got was such a request; the next time: no. */
+/* Whether the SIGTERM that a script has got, and hears now, was such a request; the next time: no. */
 bool leave_requested(void);
 
 /* Waits until the node is told to go, or is kicked: the main thread has something else to do. Whether it

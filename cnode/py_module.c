@@ -405,5 +405,10 @@ int py_module_load(const struct options *o) {
         return -1;
     }
     Py_DECREF(module);
-    return o->program != OPTIONS_NONE ? py_run_apart(py_module_script_setup) : 0;
+    if (o->program == OPTIONS_NONE)
+        return 0;
+    if (py_run_apart(py_module_script_setup) < 0)
+        return -1;
+    leave_watch_script();
+    return 0;
 }

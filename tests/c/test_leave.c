@@ -9,6 +9,7 @@
 #include "log.h"
 #include "scene.h"
 
+#include <errno.h>
 #include <signal.h>
 
 #if defined(__SANITIZE_THREAD__)
@@ -207,6 +208,40 @@ static void request_script_scene(void) {
     find(route_draining(), "it drains");
 }
 
+static void *other_main(void *arg) {
+    pthread_kill(pthread_self(), SIGTERM);
+    return arg;
+}
+
+/* The main thread's sleep is not ended by a signal that another thread gets: it is interrupted until it has heard. */
+static void unheard_scene(void) {
+    struct timespec end;
+    sem_t never;
+
+    sem_init(&never, 0, 0);
+    start(60, true);
+    signal(SIGTERM, script_handler);
+    leave_watch_script();
+    find(handler_of(SIGTERM) != script_handler, "the handler has another one before it");
+    thread(other_main);
+    find(sem_wait(&never) < 0 && errno == EINTR, "the main thread is interrupted");
+    find(atomic_load(&terms) == 1 && !atomic_load(&in_main), "the script's handler has run once");
+    find(!leave_requested(), "it was no request");
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec++;
+    while (sem_timedwait(&never, &end) < 0 && errno == EINTR)
+        ;
+    find(atomic_load(&terms) == 1, "nor does it run again");
+    thread(other_main);
+    find(sem_wait(&never) < 0 && errno == EINTR, "the next one is heard, too");
+    for (int i = 0; i < 40; i++)
+        leave_pause();
+    end.tv_sec += 2;
+    find(sem_timedwait(&never, &end) < 0 && errno == ETIMEDOUT,
+         "who does not hear is left alone in the end");
+    find(atomic_load(&terms) == 2, "having been told once each time");
+}
+
 /* SIGHUP and SIGUSR1 are for who leads. */
 static void forward_scene(void) {
     char *path = tap_path("node.log"), *old = tap_path("node.log.1");
@@ -363,6 +398,7 @@ static const struct {
     {sigpipe_scene, "SIGPIPE", 0, 0, NULL, NULL},
     {request_scene, "leave_request", 2, 0, "node: draining: 0 requests to finish\n", "timeout"},
     {request_script_scene, "leave_request with a script", 3, 0, NULL, "node: draining"},
+    {unheard_scene, "SIGTERM that another thread of a script has got", 8, 0, NULL, "draining"},
     {forward_scene, "SIGHUP and SIGUSR1", 2, 0, NULL, "draining"},
     {drain_scene, "drain", 2, 0, "node: draining: 1 requests to finish\n", "timeout"},
     {timeout_scene, "the drain timeout", 3, 0,

@@ -47,6 +47,7 @@ tests(_) ->
      {"a second SIGTERM: at once, 143", fun second_sigterm/0},
      {"SIGINT: at once, 130", fun sigint/0},
      {"SIGTERM while a script runs", fun sigterm_script/0},
+     {"SIGTERM that another thread of a script gets, while the main one sleeps for good", fun sigterm_elsewhere/0},
      {"signals while Python computes", fun signals_computing/0},
      {"SIGUSR1: the stacks of all Python threads and the native state", fun sigusr1/0},
      {"SIGHUP opens the log file again", fun sighup/0},
@@ -488,6 +489,15 @@ sigterm_script() ->
     Node = live:pynode(#{args => ["--drain-timeout", "0.3"], program => [live:py("script.py"), integer_to_list(Port), "7"]}),
     live:entered(Gate),
     live:signal(Node, "TERM"),
+    ?assertEqual(0, live:within(5000, fun() -> live:wait_exit(Node) end)).
+
+%% As when it comes just before the main thread goes to sleep: that is not woken by it.
+sigterm_elsewhere() ->
+    Code = "import signal, threading\n"
+        "term = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)\n"
+        "threading.Timer(0.3, term).start()\n"
+        "threading.Event().wait()\n",
+    Node = live:pynode(#{program => ["-c", Code]}),
     ?assertEqual(0, live:within(5000, fun() -> live:wait_exit(Node) end)).
 
 signals_computing() ->
