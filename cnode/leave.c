@@ -95,28 +95,40 @@ int leave_init(double drain_timeout, bool script, struct err *e) {
     return 0;
 }
 
-/* Async-signal-safe. Python only notes the signal, for the main thread; another thread may have got it, or that one
- * have been about to sleep. A forked child has no timer. */
-static void leave_handle_script(int signo, siginfo_t *info, void *context) {
-    const struct timespec ms = {0, LEAVE_NUDGE_MS * 1000000L};
-    struct itimerspec when = {ms, ms};
-    int saved = errno;
+/* Of the timer, in milliseconds; 0: none any more. Async-signal-safe. A forked child has no timer. */
+static void leave_set_nudge(long ms) {
+    const struct timespec t = {0, ms * 1000000L};
+    const struct itimerspec when = {t, t};
 
-    (void)context;
-    if (info->si_code != SI_TIMER) {
-        leave.python.sa_handler(signo);
-        atomic_store(&leave.nudges, LEAVE_NUDGES);
-    } else if (atomic_fetch_sub(&leave.nudges, 1) <= 1) {
-        when = (struct itimerspec){{0, 0}, {0, 0}};
-    }
     if (leave.process == getpid())
         timer_settime(leave.nudge, 0, &when, NULL);
+}
+
+/* Python only notes the signal, for the main thread; another thread may have got it, or that one have been about to
+ * sleep. */
+static void leave_handle_script(int signo) {
+    int saved = errno;
+
+    leave.python.sa_handler(signo);
+    atomic_store(&leave.nudges, LEAVE_NUDGES);
+    leave_set_nudge(LEAVE_NUDGE_MS);
     errno = saved;
 }
 
+/* That it has come is all that is wanted. */
+static void leave_handle_nudge(int signo) {
+    int saved = errno;
+
+    (void)signo;
+    if (atomic_fetch_sub(&leave.nudges, 1) <= 1)
+        leave_set_nudge(0);
+    errno = saved;
+}
+
+/* A nudge may come when SIGTERM has no handler any more, so it is another signal, which does no harm then. */
 void leave_watch_script(void) {
-    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGTERM};
-    struct sigaction action;
+    struct sigaction none = {.sa_handler = leave_handle_nudge}, action; /* without SA_RESTART */
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGURG};
 
     event.sigev_notify_thread_id = thread_id();
     if (sigaction(SIGTERM, NULL, &leave.python) < 0 || leave.python.sa_handler == SIG_DFL ||
@@ -124,9 +136,9 @@ void leave_watch_script(void) {
         timer_create(CLOCK_MONOTONIC, &event, &leave.nudge) < 0)
         return;
     leave.process = getpid();
+    sigaction(SIGURG, &none, NULL);
     action = leave.python;
-    action.sa_flags = (action.sa_flags & ~SA_RESTART) | SA_SIGINFO;
-    action.sa_sigaction = leave_handle_script;
+    action.sa_handler = leave_handle_script;
     sigaction(SIGTERM, &action, NULL);
 }
 
@@ -151,7 +163,7 @@ void leave_request(void) {
 }
 
 bool leave_requested(void) {
-    atomic_store(&leave.nudges, 0);
+    leave_set_nudge(0);
     return atomic_exchange(&leave.requested, false);
 }
 

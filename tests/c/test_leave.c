@@ -240,6 +240,11 @@ static void unheard_scene(void) {
     find(sem_timedwait(&never, &end) < 0 && errno == ETIMEDOUT,
          "who does not hear is left alone in the end");
     find(atomic_load(&terms) == 2, "having been told once each time");
+    thread(other_main);
+    find(sem_wait(&never) < 0 && errno == EINTR, "and in the end");
+    signal(SIGTERM, SIG_DFL); /* as Python does it when it ends */
+    for (int i = 0; i < 40; i++)
+        leave_pause();
 }
 
 /* SIGHUP and SIGUSR1 are for who leads. */
@@ -398,7 +403,7 @@ static const struct {
     {sigpipe_scene, "SIGPIPE", 0, 0, NULL, NULL},
     {request_scene, "leave_request", 2, 0, "node: draining: 0 requests to finish\n", "timeout"},
     {request_script_scene, "leave_request with a script", 3, 0, NULL, "node: draining"},
-    {unheard_scene, "SIGTERM that another thread of a script has got", 8, 0, NULL, "draining"},
+    {unheard_scene, "SIGTERM that another thread of a script has got", 9, 0, NULL, "draining"},
     {forward_scene, "SIGHUP and SIGUSR1", 2, 0, NULL, "draining"},
     {drain_scene, "drain", 2, 0, "node: draining: 1 requests to finish\n", "timeout"},
     {timeout_scene, "the drain timeout", 3, 0,
