@@ -270,6 +270,12 @@ def interrupted(n):
 # Who gives up.
 
 
+async def _begun(n):
+    """So many calls that never end have begun."""
+    while await erlang.async_call("begun") < n:
+        await asyncio.sleep(0.001)
+
+
 def timed_out(kind, name):
     """wait_for, the time limit, a task that is cancelled, a coroutine that is closed: of calls that never end."""
 
@@ -278,8 +284,9 @@ def timed_out(kind, name):
         with_limit = erlang.async_call(name, timeout=0.05)
         for awaitable in (asyncio.wait_for(erlang.async_call(name), 0.05), with_limit):
             got.append((await outcome(awaitable))[0])
+        before = await erlang.async_call("begun")
         task = asyncio.create_task(erlang.async_call(name))
-        await asyncio.sleep(0.02)
+        await _begun(before + 1)
         task.cancel()
         got.append((await outcome(task))[0])
         coro = erlang.async_call(name)
@@ -315,7 +322,7 @@ def abandoned(kind, name, n, close):
 
     async def main():
         tasks = [asyncio.create_task(erlang.async_call(name)) for _ in range(n)]
-        await asyncio.sleep(0)
+        await _begun(n)
         return await erlang.async_call("add_one", 1), tasks
 
     loop.set_exception_handler(lambda *_: None)  # that tasks are destroyed is what is wanted here
