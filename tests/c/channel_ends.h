@@ -118,19 +118,6 @@ TAP_UNUSED static const char *heard(const struct end *end) {
     return n > 0 ? term_frames(bytes, (size_t)n) : n == 0 ? "closed" : "";
 }
 
-/* printf(3) into a ring of buffers. */
-TAP_UNUSED __attribute__((format(printf, 1, 2))) static const char *line(const char *fmt, ...) {
-    static char ring[32][1024];
-    static int next;
-    char *text = ring[next++ % 32];
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof ring[0], fmt, ap);
-    va_end(ap);
-    return text;
-}
-
 /* The channel's pid as text. */
 TAP_UNUSED static const char *self(const struct channel *ch) {
     return term_text((struct slice){ch->self.data, ch->self.len});

@@ -79,19 +79,6 @@ TAP_UNUSED static const char *tell(struct end *e, const char *control, const cha
     return why ? why : got(e);
 }
 
-/* printf(3) into a ring of buffers. */
-__attribute__((format(printf, 1, 2))) TAP_UNUSED static const char *line(const char *fmt, ...) {
-    static char ring[32][1024];
-    static int next;
-    char *text = ring[next++ % 32];
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof ring[0], fmt, ap);
-    va_end(ap);
-    return text;
-}
-
 static struct exec_worker me; /* the worker that the main thread plays */
 
 /* Ends a request as its worker would. */
