@@ -415,6 +415,8 @@ static bool pool_survey_closely_locked(int64_t now, int *running, int64_t *since
     if (*running < pool.target || pool_next_look(*since, now) == 1)
         return served;
     pool_survey_locked(now, true, running, since);
+    if (*running == 1) /* it takes turns with nobody */
+        return served;
     exec_unlock();
     nanosleep(&moment, NULL);
     exec_lock();
