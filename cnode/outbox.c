@@ -240,6 +240,8 @@ enum outbox_result outbox_flush(struct outbox *o) {
     enum outbox_result result = OUTBOX_EMPTY;
 
     pthread_mutex_lock(&o->lock);
+    if (atomic_load_explicit(&o->bytes, memory_order_relaxed) <= OUTBOX_PIECE)
+        outbox_close_open_locked(o); /* one write sends it all */
     for (;;) {
         struct iovec iov[OUTBOX_IOV];
         struct msghdr msg = {.msg_iov = iov};

@@ -18,14 +18,18 @@ enum { THREADS = 4, FRAMES = 3000, MIB = 1 << 20 };
 
 static int ours, theirs; /* the two ends of a socket */
 
-static void open_pair(struct outbox *o) {
+static void open_pair_of(struct outbox *o, int type) {
     int fds[2];
 
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+    if (socketpair(AF_UNIX, type, 0, fds) < 0)
         tap_bail("no socket pair");
     ours = fds[0];
     theirs = fds[1];
     outbox_init(o, ours);
+}
+
+static void open_pair(struct outbox *o) {
+    open_pair_of(o, SOCK_STREAM);
 }
 
 static void close_pair(struct outbox *o) {
@@ -399,6 +403,24 @@ static void test_gather_among_frames(void) {
     close_pair(&o);
 }
 
+/* An answer and what is told of it wake the peer once. A packet is what one call has written. */
+static void test_gather_one_write(void) {
+    struct outbox o;
+    uint8_t packet[4096];
+    ssize_t n;
+    size_t all;
+
+    open_pair_of(&o, SOCK_SEQPACKET);
+    set_home(&o, HOME);
+    outbox_put(&o, "frame", 5);
+    gather(&o, "x");
+    all = waiting(&o);
+    is_int(outbox_flush(&o), OUTBOX_EMPTY, "a frame and an item are sent");
+    n = recv(theirs, packet, sizeof packet, MSG_DONTWAIT);
+    is_int(n, all, "in one write");
+    close_pair(&o);
+}
+
 /* What a reader of gathered frames has found. */
 struct found {
     uint32_t frames, items, next; /* next: the number that the next item must have */
@@ -739,6 +761,7 @@ int main(void) {
     test_threads();
     test_gather();
     test_gather_among_frames();
+    test_gather_one_write();
     test_gather_size();
     test_gather_large();
     test_gather_full();
