@@ -14,7 +14,9 @@ from concurrent.futures import CancelledError
 from ._cluster_codec import Atom
 from ._cluster_wait import Event
 
-TARGET = 0.1  # seconds of work in a chunk
+TARGET = 0.2  # seconds of work in a chunk
+_BRIEF = 0.01  # seconds of work in a chunk that is a brief one
+_MORE = 8  # requests that are in the VM at once beyond two for each slot, where that is of use
 _MAX_ITEMS = 4096  # of a chunk
 _MAX_BYTES = 4 << 20  # of its arguments, and of its results
 _REFRESH = 1.0  # seconds after which the number of slots is asked for again
@@ -153,8 +155,8 @@ class Queue:
         self._ask()
         if self._slots is None:
             return
-        while self._jobs and self._outstanding < 2 * self._slots + 8:
-            job = self._jobs.popleft()
+        while job := self._next():
+            self._jobs.remove(job)
             chunk = job.take(self._slots)
             if chunk:
                 self._send(chunk)
@@ -162,6 +164,15 @@ class Queue:
                 self._jobs.append(job)  # others have their turn first
             else:
                 job.queued = False
+
+    def _next(self):
+        """The first job that may send a request now: one runs in each slot, and one waits behind it."""
+        room = 2 * self._slots - self._outstanding
+        if room + _MORE > 0:
+            for job in self._jobs:
+                if room > 0 or job.profits():
+                    return job
+        return None
 
     def _ask(self):
         """Asks how many tasks the nodes take at once, now and then, as nodes come and go."""
@@ -193,13 +204,13 @@ class Queue:
     def _ended(self, chunk, task):
         """Also of a task that was cancelled before its first step: none of its code has run."""
         if task.cancelled():
-            seconds, outcomes = None, [CancelledError()] * len(chunk.items)
+            took, outcomes = None, [CancelledError()] * len(chunk.items)
         elif task.exception():
-            seconds, outcomes = None, [self._failed(task.exception(), self.home)] * len(chunk.items)
+            took, outcomes = None, [self._failed(task.exception(), self.home)] * len(chunk.items)
         else:
-            seconds, outcomes = task.result()
+            took, outcomes = task.result()
         self._outstanding -= 1
-        chunk.job.ended(chunk, seconds, outcomes)
+        chunk.job.ended(chunk, took, outcomes)
         self._fill()
 
     async def _answer(self, chunk):
@@ -242,6 +253,10 @@ class Single:
         """Whether it has not been taken."""
         return self._item is not None
 
+    def profits(self):
+        """Whether it gains by more requests than run and are next: nobody knows yet."""
+        return True
+
     def take(self, slots):
         """The engine's, as what follows."""
         item, self._item = self._item, None
@@ -251,7 +266,7 @@ class Single:
         self.future._sent = True
         return self._chunk
 
-    def ended(self, chunk, seconds, outcomes):
+    def ended(self, chunk, took, outcomes):
         """With the outcome: bytes, a tuple or an exception."""
         self._chunk, self._handles = None, ()
         self.future._end(self, outcomes[0])
@@ -288,7 +303,8 @@ class Map:
         self._items = deque()
         self._next = 0  # the index of the first of them
         self._sent = set()
-        self._seconds = None  # a task takes; and how many bytes its result has
+        self._seconds = None  # a task takes; which share of them its node computes; how many bytes its result has
+        self._computes = 1
         self._bytes = 0
         self._lock = threading.Lock()
         self._outcomes = {}  # index: what has not been taken by the consumer
@@ -311,6 +327,11 @@ class Map:
         """Whether any have not been taken."""
         return bool(self._items)
 
+    def profits(self):
+        """Whether it gains by more requests than run and are next: they are on their way for as long as they run,
+        or wait for something while others run."""
+        return self._seconds is None or self._computes < 0.5 or self._seconds * self._most() < _BRIEF
+
     def take(self, slots):
         """The engine's: the next chunk, or None when there is none."""
         if not self._items:
@@ -326,20 +347,26 @@ class Map:
         return chunk
 
     def _size(self, slots):
+        most = self._most()
+        return most if self._chunksize else int(min(most, len(self._items) / (2 * slots)))
+
+    def _most(self):
+        """Tasks in a request, while many wait."""
         if self._chunksize:
             return self._chunksize
         if self._seconds is None:
             return 1
-        size = min(TARGET / max(self._seconds, 1e-9), len(self._items) / (2 * slots), _MAX_ITEMS)
-        return int(min(size, _MAX_BYTES / max(self._bytes, 1)))
+        return max(1, min(TARGET / max(self._seconds, 1e-9), _MAX_ITEMS, _MAX_BYTES / max(self._bytes, 1)))
 
     # The outcomes.
 
-    def ended(self, chunk, seconds, outcomes):
+    def ended(self, chunk, took, outcomes):
         """The engine's."""
         self._sent.discard(chunk)
-        if seconds is not None:
-            self._measure(seconds / len(outcomes), sum(len(o) for o in outcomes) / len(outcomes))
+        if took is not None:
+            seconds, computing = took
+            size = sum(len(o) for o in outcomes)
+            self._measure(seconds / len(outcomes), computing / max(seconds, 1e-9), size / len(outcomes))
         with self._lock:
             self._outcomes.update(enumerate(outcomes, chunk.index))
             self._ended += len(outcomes)
@@ -347,11 +374,12 @@ class Map:
         told()
         self._check()
 
-    def _measure(self, seconds, size):
+    def _measure(self, seconds, computes, size):
         if self._seconds is None:
-            self._seconds, self._bytes = seconds, size
+            self._seconds, self._computes, self._bytes = seconds, computes, size
         else:
             self._seconds += 0.3 * (seconds - self._seconds)
+            self._computes += 0.3 * (computes - self._computes)
             self._bytes += 0.3 * (size - self._bytes)
 
     def fail(self, error, first=None):

@@ -17,16 +17,16 @@ from ._cluster_objects import objects
 
 
 def chunk(codec, function, items):
-    """Runs the function with each item's arguments: the seconds that took, and the outcomes.
+    """Runs the function with each item's arguments: what that took, and the outcomes.
 
     What an `async def` gives is awaited on the node's event loop, that of all items at once.
     """
     codec, function = CODECS[codec], find(function)
     if inspect.iscoroutinefunction(function):
         return _chunk_async(codec, function, [_try(codec.load_args, item) for item in items])
-    begin = time.perf_counter()
+    begin = _clocks()
     outcomes = [_run(codec, function, item) for item in items]
-    return time.perf_counter() - begin, outcomes
+    return _took(begin), outcomes
 
 
 def forget(key):
@@ -43,6 +43,15 @@ def find(function):
     for name in names.split("."):
         found = getattr(found, name)
     return found
+
+
+def _clocks():
+    return time.perf_counter(), time.process_time()
+
+
+def _took(begin):
+    """The seconds since then, and those of a processor in this node: when threads take turns all of them compute."""
+    return tuple(now - then for now, then in zip(_clocks(), begin))
 
 
 def _run(codec, function, item):
@@ -73,9 +82,9 @@ def _try(function, argument):
 
 
 async def _chunk_async(codec, function, loaded):
-    begin = time.perf_counter()
+    begin = _clocks()
     outcomes = await asyncio.gather(*(_run_async(codec, function, item) for item in loaded))
-    return time.perf_counter() - begin, outcomes
+    return _took(begin), outcomes
 
 
 async def _run_async(codec, function, item):
