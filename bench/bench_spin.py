@@ -16,9 +16,12 @@ def spin(n):
 
 
 def spins(tasks, n):
-    """So many in one call."""
+    """So many in one call: when it began, and when each ended."""
+    times = [time.monotonic()]
     for _ in range(tasks):
         spin(n)
+        times.append(time.monotonic())
+    return times
 
 
 def spin_of(seconds):
