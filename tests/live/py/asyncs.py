@@ -280,15 +280,11 @@ def timed_out(kind, name):
     """wait_for, the time limit, a task that is cancelled, a coroutine that is closed: of calls that never end."""
 
     async def main():
-        got = []
-        with_limit = erlang.async_call(name, timeout=0.05)
-        for awaitable in (asyncio.wait_for(erlang.async_call(name), 0.05), with_limit):
-            got.append((await outcome(awaitable))[0])
-        before = await erlang.async_call("begun")
-        task = asyncio.create_task(erlang.async_call(name))
-        await _begun(before + 1)
-        task.cancel()
-        got.append((await outcome(task))[0])
+        tasks = [asyncio.create_task(erlang.async_call(name, timeout=limit)) for limit in (None, 1.0, None)]
+        await _begun(3)
+        got = [(await outcome(awaitable))[0] for awaitable in (asyncio.wait_for(tasks[0], 0.05), tasks[1])]
+        tasks[2].cancel()
+        got.append((await outcome(tasks[2]))[0])
         coro = erlang.async_call(name)
         coro.send(None)
         coro.close()
