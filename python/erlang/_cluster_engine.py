@@ -155,7 +155,7 @@ class Queue:
         self._ask()
         if self._slots is None:
             return
-        while job := self._next():
+        while job := self._next_job():
             self._jobs.remove(job)
             chunk = job.take(self._slots)
             if chunk:
@@ -165,7 +165,7 @@ class Queue:
             else:
                 job.queued = False
 
-    def _next(self):
+    def _next_job(self):
         """The first job that may send a request now: one runs in each slot, and one waits behind it."""
         room = 2 * self._slots - self._outstanding
         if room + _MORE > 0:

@@ -88,6 +88,7 @@ others() ->
      {"more than --max-tasks are refused, the others are served", fun max_tasks/0},
      {"options that do not go together are refused", fun bad_options/0},
      {"drain: tasks end first; those that take too long are cancelled", fun drained/0},
+     {"the loop sleeps at its end, whatever comes then", fun sleeps_at_end/0},
      {"a node whose loop is blocked leaves when the drain's time is over", fun blocked/0},
      {"who waits for a loop that cannot start is told so", fun no_loop/0},
      {"what is imported before the node has started cannot wait for its loop", fun run_in_import/0},
@@ -504,6 +505,27 @@ drained() ->
     live:signal(Other, "TERM"),
     ?assertEqual(0, live:wait_exit(Other)),
     ?assert(filelib:is_regular(File)).
+
+sleeps_at_end() ->
+    Gate = #{port := Port} = live:gate(),
+    Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", "asyncio", "--drain-timeout", "0.2"]}),
+    Took = live:tmp("sleeps_at_end"),
+    Ref = make_ref(),
+    {pynode, N} ! {call, Ref, loops, resists, [iolist_to_binary(Took)], #{loop => true}},
+    live:eventually(fun() -> maps:get(tasks, rpc:call(N, pynode, status, [])) =:= 1 end),
+    spawn(fun() -> raw(N, gate, wait, [Port]) end),
+    Door = live:entered(Gate),
+    [spawn(fun() -> raw(N, loops, double, [1]) end) || _ <- [1, 2, 3]],
+    live:eventually(fun() -> maps:get(tasks, rpc:call(N, pynode, status, [])) =:= 5 end),
+    live:signal(Node, "TERM"),
+    live:wait_line(Node, "drain timeout: 5 requests"),
+    live:open(Door),
+    live:eventually(fun() -> filelib:is_regular(Took) end),
+    {pynode, N} ! {cancel, Ref},
+    ?assertEqual(0, live:wait_exit(Node)),
+    {ok, Seconds} = file:read_file(Took),
+    live:note("~s s of a processor in 0.5 s", [Seconds]),
+    ?assert(binary_to_float(Seconds) < 0.1).
 
 blocked() ->
     Gate = #{port := Port} = live:gate(),

@@ -57,6 +57,7 @@ cases() ->
      {"a pool that has been made empty is made larger again", fun resized_from_none/1},
      {"a new node that never gets ready: the old one stays", fun not_ready/1},
      {"a name is used again while the node that had it is still known: there is a node", fun name_again/1},
+     {"the coordinator is killed while one waits for its name: the pool has its node", fun waits_for_name/1},
      {"the process of a pool is killed: its nodes live on, as many as before", fun pool_killed/1},
      {"the process of a pool is killed while the pool is stopped: that ends all the same", fun stopping_killed/1},
      {"the coordinator, py_cluster, py_backlog, py_table are killed: calls go on", fun killed/1},
@@ -622,6 +623,22 @@ name_again(_) ->
         ?assertEqual({port, Next}, py_coordinator:stop_node(First, infinity)),
         ok = py_port:stop(Next, 5000),
         live:eventually(fun() -> not lists:member(First, [Node || #{node := Node} <- py:cluster()]) end)
+    end).
+
+waits_for_name(_) ->
+    with(named, #{nodes => [spec(#{})]}, fun() ->
+        [First] = nodes_of(named),
+        {port, Port} = py_coordinator:stop_node(First, infinity),
+        #{spec := Spec} = py_port:info(Port),
+        ?assertEqual(ok, py_coordinator:start_node(Spec)),
+        Coordinator = whereis(py_coordinator),
+        ok = sys:suspend(Coordinator),
+        Monitor = erlang:monitor(process, Port),
+        ok = py_port:stop(Port, 5000),
+        receive {'DOWN', Monitor, process, Port, _} -> ok end,
+        exit(Coordinator, kill),
+        live:eventually(fun() -> py:call(math, sqrt, [4], #{}, pool(named)) =:= {ok, 2.0} end),
+        has(named, 1)
     end).
 
 %%% ------------------------------------------------------------------ processes that are killed

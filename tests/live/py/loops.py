@@ -271,6 +271,17 @@ def block(seconds):
 # What a worker's call may do.
 
 
+async def resists(path):
+    """Does not end when it is cancelled, but notes the seconds that the process computes in the next half of a second."""
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        with open(path, "w") as f:
+            begin = time.process_time()
+            await asyncio.sleep(0.5)
+            f.write(str(time.process_time() - begin))
+
+
 def nested_run(x):
     return erlang.run(double(x))
 
