@@ -895,8 +895,8 @@ int main(void) {
     test_large();
     test_listener();
     test_epmd();
+    test_ticks(); /* before the log is moved */
     test_signals();
-    test_ticks();
     test_reports();
     test_busy_loop(); /* what takes a while comes after the ticks, some of which are counted from the start on */
     test_look_ends();

@@ -526,7 +526,7 @@ cancelled_waiting(_) ->
 
 given_up(_) ->
     register_never(),
-    Results = live:pmap(fun(_) -> py:call('__main__', ask, [<<"given up">>], #{timeout => 1}) end, lists:seq(1, 20)), % in which all have begun
+    Results = live:pmap(fun(_) -> py:call('__main__', ask, [<<"given up">>], #{timeout => live:ms(1000) / 1000}) end, lists:seq(1, 20)), % in which all have begun
     [?assertMatch({error, {'TimeoutError', _}}, R) || R <- Results],
     [killed(never()) || _ <- Results],
     live:eventually(fun() -> busy_handlers() =:= [] end),

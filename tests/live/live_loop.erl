@@ -191,7 +191,7 @@ cancelled(L) ->
     ok = py_event_loop:cancel(Ref),
     ?assertEqual({error, cancelled}, py_event_loop:await(Ref)),
     live:eventually(fun() -> notes(L) =:= [<<"cancelled">>] end),
-    ?assertEqual({error, timeout}, py_event_loop:run(loops, held, [Port, <<"too long">>], #{node => L, timeout => 100})),
+    ?assertEqual({error, timeout}, py_event_loop:run(loops, held, [Port, <<"too long">>], #{node => L, timeout => live:ms(100)})),
     live:eventually(fun() -> notes(L) =:= [<<"too long">>] end).
 
 call_cancelled(L) ->
@@ -390,7 +390,7 @@ maps_of_all_kinds() ->
     notes(asyncio),
     Gate = #{port := Port} = live:gate(),
     Self = self(),
-    spawn(fun() -> Self ! {map, py:map(loops, held, [[Port, I] || I <- lists:seq(1, 3)], #{node => asyncio, timeout => 300})} end),
+    spawn(fun() -> Self ! {map, py:map(loops, held, [[Port, I] || I <- lists:seq(1, 3)], #{node => asyncio, timeout => live:ms(300)})} end),
     [live:entered(Gate) || _ <- lists:seq(1, 3)],
     ?assertEqual({error, timeout}, receive {map, R} -> R after live:ms(10000) -> late end),
     ?assertEqual([1, 2, 3], lists:sort(collect(3))).

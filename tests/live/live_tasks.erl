@@ -201,16 +201,17 @@ limits(_) ->
                gen_tcp:close(live:entered(Gate))
            end,
     Args = [Port, <<"x">>],
-    Held(fun() -> py_event_loop:run(tasks, held, Args, 200) end),
-    Held(fun() -> py_event_loop:run(tasks, held, Args, #{timeout => 200}) end),
-    Held(fun() -> py_event_loop:await(py_event_loop:create_task(tasks, held, Args), 200) end),
-    Held(fun() -> py_event_loop:await(py_event_loop:create_task(tasks, held, Args, 200)) end),
-    Held(fun() -> message(py_event_loop:create_task(tasks, held, Args, #{timeout => 200})) end),
-    Held(fun() -> [Ref] = py:create_tasks([{tasks, held, Args}], 200), message(Ref) end),
-    Held(fun() -> py:async_await(py:async_call(tasks, held, Args), 200) end),
-    Held(fun() -> {ok, [R]} = py:async_gather([{tasks, held, Args}], 200), R end),
-    Held(fun() -> ok = py_event_loop:spawn_task(tasks, held, Args, #{notify => {self(), here}, timeout => 200}), message(here) end),
-    Held(fun() -> py:map(tasks, held, [Args], 200) end),
+    Limit = live:ms(200), % in which they have begun
+    Held(fun() -> py_event_loop:run(tasks, held, Args, Limit) end),
+    Held(fun() -> py_event_loop:run(tasks, held, Args, #{timeout => Limit}) end),
+    Held(fun() -> py_event_loop:await(py_event_loop:create_task(tasks, held, Args), Limit) end),
+    Held(fun() -> py_event_loop:await(py_event_loop:create_task(tasks, held, Args, Limit)) end),
+    Held(fun() -> message(py_event_loop:create_task(tasks, held, Args, #{timeout => Limit})) end),
+    Held(fun() -> [Ref] = py:create_tasks([{tasks, held, Args}], Limit), message(Ref) end),
+    Held(fun() -> py:async_await(py:async_call(tasks, held, Args), Limit) end),
+    Held(fun() -> {ok, [R]} = py:async_gather([{tasks, held, Args}], Limit), R end),
+    Held(fun() -> ok = py_event_loop:spawn_task(tasks, held, Args, #{notify => {self(), here}, timeout => Limit}), message(here) end),
+    Held(fun() -> py:map(tasks, held, [Args], Limit) end),
     ?assertEqual([], live:flush()),
     %% Limits that pass while the answer is under way.
     live:pmap(fun(I) ->
@@ -572,9 +573,9 @@ stream_busy_reader(_) ->
 
 stream_ends_early(_) ->
     [begin
-         ?assertEqual({error, timeout}, py:stream(tasks, F, [none, F], #{}, #{timeout => 200, executor => E})),
+         ?assertEqual({error, timeout}, py:stream(tasks, F, [none, F], #{}, #{timeout => live:ms(200), executor => E})),
          closed(F),
-         Ref = py:stream_start(tasks, F, [none, F], #{}, #{timeout => 200, executor => E}),
+         Ref = py:stream_start(tasks, F, [none, F], #{}, #{timeout => live:ms(200), executor => E}),
          ?assertEqual({error, timeout}, lists:last(items(Ref))),
          closed(F),
          Self = self(),
@@ -629,7 +630,8 @@ stream_node_down(_) ->
 stream_unread(_) ->
     Node = #{node := N} = live:pynode(),
     ok = py:connect(N),
-    Ref = py:stream_start(itertools, count, [], #{}, #{node => N, timeout => 1000}),
+    {ok, [0]} = py:stream(builtins, range, [1], #{}, #{node => N}), % what the first one needs is there
+    Ref = py:stream_start(itertools, count, [], #{}, #{node => N, timeout => live:ms(1000)}),
     Other = py:stream_start(itertools, count, [], #{}, #{node => N}),
     [?assertEqual(0, first(R)) || R <- [Ref, Other]],
     live:eventually(fun() -> {_, L} = process_info(self(), message_queue_len), L >= 100 orelse L end), % all they may send
