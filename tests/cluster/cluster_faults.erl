@@ -98,6 +98,7 @@ interrupted(Ways, Fault) ->
     Held = [{To, cluster:hold(From, Way, hd(cluster:nodes(To)))} || {From, To} <- Ways, Way <- [call, spawn_call, task]],
     Begin = cluster:now_ms(),
     Fault(),
+    live:note("ms that the fault took to begin: ~b", [round(cluster:now_ms() - Begin)]),
     Known = [round(know(Call, hd(cluster:nodes(To))) - Begin) || {To, Call} <- Held],
     ?assert(lists:max(Known) =< live:ms(cluster:detected())),
     [{ok, _} = cluster:try_call(Host, Node) || Host <- [1, 2], Node <- cluster:nodes(Host)],
