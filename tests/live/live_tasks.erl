@@ -189,7 +189,7 @@ short_limits(_) ->
     Large = binary:copy(<<0>>, 1 bsl 22),
     Refs = [py_event_loop:create_task(asyncio, sleep, [3600, Large], Limit) || _ <- lists:seq(1, 20), Limit <- [0, 1]],
     ?assertEqual([{error, timeout}], lists:usort([message(Ref) || Ref <- Refs])),
-    live:eventually(3000, fun() -> {ok, #{tasks := Tasks}} = py:call(pynode, status, []), Tasks =:= 0 orelse Tasks end),
+    live:eventually(fun() -> {ok, #{tasks := Tasks}} = py:call(pynode, status, []), Tasks =:= 0 orelse Tasks end),
     ?assertEqual([], live:flush()).
 
 limits(_) ->
