@@ -27,7 +27,10 @@ at_once_test() ->
     gen_server:stop(Table).
 
 %% There is one place for each of 4096 nodes; who comes then is told, and finds one when a node has gone.
-full_test() ->
+full_test_() ->
+    {timeout, 60, fun full/0}.
+
+full() ->
     persistent_term:erase(py_counter),
     {ok, Table} = py_table:start_link(),
     [true = is_integer(py_counter:new()) || _ <- lists:seq(1, 4095)],

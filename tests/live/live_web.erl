@@ -59,8 +59,9 @@ start_library() ->
 examples() ->
     filename:join(os:getenv("abs_top_srcdir"), "examples/fastapi").
 
+%% A connection stays open for longer than a slow machine may let its client wait: a request that meets its end has no answer.
 uvicorn(Loop, App, Port) ->
-    ["-m", "uvicorn", App, "--port", integer_to_list(Port), "--loop", Loop].
+    ["-m", "uvicorn", App, "--port", integer_to_list(Port), "--loop", Loop, "--timeout-keep-alive", "60"].
 
 %% Not one of those that the system gives: a node of another test would have it a moment later.
 free_port() ->

@@ -141,12 +141,22 @@ def in_place(bad, n):
             return got == list(range(bad)), str(e)
 
 
+def begun(ex, key):
+    """Waits until the task has begun, wherever that is."""
+    while not ex.submit(box.get, "begun " + key).result():
+        time.sleep(0.01)
+
+
 def timed_out():
-    with nodes(timeout=0.2) as ex, nodes() as other:
-        late = ex.submit(pooled.never, "late").exception()
-        results = other.map(pooled.never, ["map"], timeout=0.3)
+    with nodes(timeout=1.0) as ex, nodes() as other:
+        late = ex.submit(pooled.never, "late")
+        begun(other, "late")
+        late = late.exception()
+        results = other.map(pooled.never, ["map"], timeout=1.0)
+        begun(other, "map")
         in_map = outcome(next, results)
         waiting = other.submit(pooled.never, "waiting")
+        begun(other, "waiting")
         not_yet = outcome(waiting.result, 0.05)
         return (
             [type(late).__name__, isinstance(late, builtins.TimeoutError), isinstance(late, erlang.TimeoutError)],
