@@ -438,8 +438,10 @@ slices() ->
 slow() ->
     Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", "asyncio"]}),
     Mark = live:mark(Node),
-    [{ok, <<"blocked">>} = raw(N, loops, block, [0.2]) || _ <- [1, 2]],
-    Line = live:wait_line(Node, "loops:block held up all other tasks for 2", Mark),
+    {Us, _} = timer:tc(fun() -> [{ok, <<"blocked">>} = raw(N, loops, block, [0.2]) || _ <- [1, 2]] end),
+    Line = live:wait_line(Node, "loops:block held up all other tasks", Mark),
+    {match, [Ms]} = re:run(Line, "held up all other tasks for (\\d+) ms", [{capture, all_but_first, list}]),
+    ?assert(list_to_integer(Ms) >= 200 andalso list_to_integer(Ms) =< Us div 1000, {Ms, Us}),
     ?assertMatch({_, _}, binary:match(iolist_to_binary(Line), <<"executor">>)),
     {ok, none} = raw(N, asyncio, sleep, [0.2]),
     {ok, 2} = raw(N, loops, double, [1]),
