@@ -104,11 +104,13 @@ void control_put_status(struct buf *out) {
 
     pool_read_numbers(&n);
     channels_count(&channels, &pooled);
-    etf_put_map(out, 21);
+    etf_put_map(out, 22);
     etf_put_atom(out, "state");
     etf_put_atom(out, control_state());
     etf_put_atom(out, "node");
     etf_put_atom(out, control.facts->node);
+    etf_put_atom(out, "pid");
+    request_put_pid(out, 0, 0);
     control_put_text(out, "version", control.facts->version);
     control_put_text(out, "python", control.facts->python);
     control_put_number(out, "os_pid", (uint64_t)getpid());

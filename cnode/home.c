@@ -24,6 +24,7 @@ struct home {
     struct slice pid;         /* into bytes */
     struct control_load load; /* the leader's: as it was told last, */
     int64_t told;             /* and when; 0: never */
+    bool parting;             /* the leader's: has been told that the node leaves */
     uint8_t bytes[];
 };
 
@@ -40,6 +41,8 @@ static struct {
     bool idle;           /* there was none at the last one */
     uint64_t calls;      /* had been run by then */
     _Atomic bool urgent; /* any thread's: the next one is due at once */
+
+    _Atomic bool leaving; /* any thread's: homes are to be told as soon as nothing runs */
 } homes = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void home_init(void (*attached)(void)) {
@@ -134,6 +137,19 @@ static void home_count_requests(void) {
     exec_each_conn(home_count_cb);
 }
 
+/* Whether h is told now. Then it has every answer: the leader alone lets calls begin, and has refused all since the
+ * node drains. */
+static bool home_tell_leaving(struct home *h) {
+    struct buf item = {0};
+
+    if (h->parting || !atomic_load(&homes.leaving) || exec_wanted())
+        return false;
+    etf_put_atom(&item, "leaving");
+    home_put(h->conn, &item);
+    h->parting = true;
+    return true;
+}
+
 /* The first report, at once. */
 static void home_begin_reports(struct home *h) {
     int64_t now = clock_now();
@@ -143,6 +159,7 @@ static void home_begin_reports(struct home *h) {
     home_count_requests();
     load.others = homes.requests - h->conn->load;
     home_tell_load(h, &load, now);
+    home_tell_leaving(h);
     homes.idle = false;
     if (homes.due < now || homes.due > now + HOME_LOOK_NS)
         homes.due = now + HOME_LOOK_NS;
@@ -158,6 +175,8 @@ bool home_report(int64_t now) {
     control_read_load(&load, now);
     home_count_requests();
     for (struct home *h = homes.list; h; h = h->next) {
+        if (home_tell_leaving(h))
+            told = true;
         load.others = homes.requests - h->conn->load;
         if (!all && !control_load_differs(&h->load, &load))
             continue;
@@ -187,6 +206,11 @@ int64_t home_report_due(void) {
 void home_report_soon(void) {
     atomic_store(&homes.urgent, true);
     io_kick();
+}
+
+void home_leave(void) {
+    atomic_store(&homes.leaving, true);
+    home_report_soon();
 }
 
 void home_closed(struct conn *c) {

@@ -32,6 +32,10 @@ bool home_report(int64_t now);
 /* What cannot wait for the next look: the node's state has changed. Wakes the leader. */
 void home_report_soon(void);
 
+/* The node leaves, and drains already: as soon as nothing runs that somebody waits for, homes are told `leaving`. They
+ * detach. Any thread's. */
+void home_leave(void);
+
 /* How many homes there are. */
 int home_count(void);
 

@@ -3,6 +3,7 @@
 
 #include "leave.h"
 #include "pool.h"
+#include "home.h"
 #include "io.h"
 #include "log.h"
 #include "node.h"
@@ -28,6 +29,7 @@ enum {
     LEAVE_NUDGE_MS =
         50, /* between signals that make a script's thread look for one that it has not heard, */
     LEAVE_NUDGES = 3,       /* so many */
+    LEAVE_PART_SECONDS = 1, /* for homes to hear that the node leaves */
     LEAVE_STOP_SECONDS = 1, /* for workers to end once nothing runs any more */
 };
 
@@ -39,7 +41,7 @@ static struct {
     _Atomic bool requested; /* a drain, and its SIGTERM has not been seen yet */
     _Atomic bool asked;
     _Atomic bool going; /* told to go */
-    bool drained;
+    bool draining, drained;
     _Atomic bool started;
     bool script;
     pthread_t main;
@@ -203,13 +205,35 @@ bool leave_told(void) {
     return atomic_load(&leave.going);
 }
 
+void leave_drain_unless(bool (*needed)(void)) {
+    if (!leave.draining)
+        leave_drain_begin();
+    leave.draining = true;
+    while (!leave.drained && !needed()) {
+        leave.drained = leave_drained();
+        if (!leave.drained)
+            leave_pause();
+    }
+}
+
+static bool leave_nothing_else(void) {
+    return false;
+}
+
 void leave_drain(void) {
-    if (leave.drained)
-        return;
-    leave_drain_begin();
-    while (!leave_drained())
+    leave_drain_unless(leave_nothing_else);
+}
+
+/* What a home has sent and has no answer when the connection ends has not begun, if it has heard of this before. When
+ * the drain had too little time it is not so, and there is nothing to wait for. */
+static void leave_part(void) {
+    int64_t until = clock_now() + LEAVE_PART_SECONDS * INT64_C(1000000000);
+
+    route_drain();
+    while (home_count() > 0 && !exec_wanted() && clock_now() < until) {
+        home_leave();
         leave_pause();
-    leave.drained = true;
+    }
 }
 
 bool leave_stop(void) {
@@ -220,6 +244,7 @@ bool leave_stop(void) {
     leave.stopped = true;
     watched = notify_stop(LEAVE_STOP_SECONDS);
     node_unpublish();
+    leave_part();
     pool_stop_begin();
     io_stop();
     leave.all_ended = pool_stop_wait(LEAVE_STOP_SECONDS) && watched;

@@ -35,8 +35,10 @@ void leave_wait(void);
 void leave_kick(void);
 bool leave_told(void);
 
-/* Lets running work finish; at once if that has been done. */
+/* Lets running work finish; at once if that has been done. The second comes back before if needed() says that its
+ * thread is. */
 void leave_drain(void);
+void leave_drain_unless(bool (*needed)(void));
 
 /* The same in steps, for a script: no new work from here on; whether all has ended, or the
  * drain timeout has passed; a short wait. */
@@ -44,7 +46,7 @@ void leave_drain_begin(void);
 bool leave_drained(void);
 void leave_pause(void);
 
-/* Gives the name back, ends the threads. Whether all have ended: if not, some are in Python and
+/* Gives the name back, parts from the homes, ends the threads. Whether all have ended: if not, some are in Python and
  * the interpreter must not be ended. Once; later calls answer the same. */
 bool leave_stop(void);
 

@@ -458,6 +458,10 @@ static void route_to_pid(struct conn *c, const struct dist_msg *msg, struct fram
         stats_add(STATS_DROPPED, 1);
         return;
     }
+    if (id == 0) { /* as to the name pynode, but never to a later node of this one's name */
+        home_message(c, msg, frame);
+        return;
+    }
     p = procs_find_pid(id, serial);
     if (p)
         route_to_proc(c, p, msg, frame);

@@ -137,7 +137,7 @@ static const char *status(void) {
 static void test_starting(void) {
     is_str(ask("ready"), "false", "a node that starts is not ready");
     is_str(status(),
-           "#{state=>starting,node=>py@h,version=><<\"1.2\">>,python=><<\"3.11.2\">>,os_pid=>N,"
+           "#{state=>starting,node=>py@h,pid=><py@h,0,0,77>,version=><<\"1.2\">>,python=><<\"3.11.2\">>,os_pid=>N,"
            "uptime=>N,workers=>0,min_workers=>3,max_workers=>7,running=>0,blocked=>0,queued=>0,"
            "tasks=>0,registered=>0" NONE "}",
            "and says so in its status");

@@ -201,8 +201,8 @@ static void test_at_once(void) {
            "what the node itself is asked");
     is_str(say(&a, "[{call," R1 ",pynode,ready,[],#{}},{call," R2 ",pynode,ready,[],#{}}]"),
            TO(H) "[{" R1 ",{ok,false}},{" R2 ",{ok,false}}]", "also in a list");
-    is_str(say(&a, "{call," R1 ",m,f,[],#{wrong=>1}}"),
-           STRAIGHT(R1, "{error,{bad_option,wrong}}"), "a bad option");
+    is_str(say(&a, "{call," R1 ",m,f,[],#{wrong=>1}}"), STRAIGHT(R1, "{error,{bad_option,wrong}}"),
+           "a bad option");
     is_str(say(&a, "[{call," R1 ",m,f,[],#{strings=>x}}]"),
            TO(H) "[{" R1 ",{error,{bad_option,strings}}}]", "also in a list");
     is_str(say(&a, "{call," R1 ",m,f,[],#{''=>1}}"), STRAIGHT(R1, "{error,{bad_option,''}}"),
@@ -224,14 +224,26 @@ static void test_bad_cast(void) {
     is_int(exec_queued(), 0, "and not queued");
 }
 
+/* By its pid instead of its name: a later node of that name takes nothing that was meant for this one. */
+static void test_by_pid(void) {
+    is_str(tell(&a, "{2,''," NOBODY "}", "[" CALL(R1) "," CALL(R2) "]"), "",
+           "calls to the node's pid");
+    is_int(answer_all(), 2, "run as those to its name");
+    is_str(got(&a), TO(H) "[{" R1 ",{ok,42}},{" R2 ",{ok,42}}]", "and are answered so");
+    dropped();
+    is_str(tell(&a, "{2,'',<py@h,0,0,76>}", CALL(R1)), "",
+           "calls to the node that was there before");
+    is_int(dropped(), 1, "are dropped");
+    is_int(exec_queued(), 0, "and do not run");
+}
+
 /* A list is taken element by element: what is none of them is dropped, the rest goes on. */
 static void test_list(void) {
     dropped();
     is_str(say(&a, "[hello," CALL(R1) ",[" CALL(R2) "],{cancel," R3 "}," CALL(R4) "|tail]"),
            TO(H) "[{ended," R3 "}]", "a list of all kinds");
     is_int(dropped(), 2, "what is neither a call nor a command is dropped");
-    is_str(say(&a, "[{cancel," R1 "},{drop_queue,q}]"), TO(H) "[{ended," R1 "}]",
-           "commands alone");
+    is_str(say(&a, "[{cancel," R1 "},{drop_queue,q}]"), TO(H) "[{ended," R1 "}]", "commands alone");
     is_int(answer_all(), 1, "a call that a later list cancels does not run");
     is_str(got(&a), TO(H) "[{" R4 ",{ok,42}}]", "the others do");
 }
@@ -297,7 +309,8 @@ static void test_cancel(void) {
     uint64_t cancelled = stats_get(STATS_CANCELLED);
     struct request *r;
 
-    is_str(say(&a, "[{cancel," R1 "}]"), TO(H) "[{ended," R1 "}]", "one that is not there has ended");
+    is_str(say(&a, "[{cancel," R1 "}]"), TO(H) "[{ended," R1 "}]",
+           "one that is not there has ended");
     say(&a, CALL(R1));
     say(&a, "[" CALL(R2) "]");
     say(&a, CALL(R3));
@@ -496,7 +509,8 @@ static const char *report_in(const char *frames) {
 static uint64_t calls, errors;
 
 static const char *report(const char *state, int queued, int more_calls, int more_errors) {
-    return line("{load,#{state=>%s,others=>0,running=>0,blocked=>0,queued=>%d,tasks=>0,workers=>0,min_workers=>0,max_workers=>7,calls=>%d,"
+    return line("{load,#{state=>%s,others=>0,running=>0,blocked=>0,queued=>%d,tasks=>0,workers=>0,"
+                "min_workers=>0,max_workers=>7,calls=>%d,"
                 "errors=>%d,rss=>N,gil_wait=>0}}]",
                 state, queued, (int)calls + more_calls, (int)errors + more_errors);
 }
@@ -515,14 +529,16 @@ static void test_report(void) {
     ok(!home_report(now), "nothing has changed");
     is_str(got(&a), "", "so nothing is said");
     due = home_report_due();
-    ok(due > now + 4 * SECOND && due <= now + 5 * SECOND, "an idle node has nothing to say for five");
+    ok(due > now + 4 * SECOND && due <= now + 5 * SECOND,
+       "an idle node has nothing to say for five");
     ok(home_report(due), "then it has");
     is_str(report_in(got(&a)), report("starting", 0, 0, 0), "what it has said before");
     is_int(home_report_due() - due, 5 * SECOND, "and again");
 
     now = due;
     say(&a, CALL(R1));
-    is_int(home_report_due() - now, SECOND, "as soon as there is load a look is due after a second");
+    is_int(home_report_due() - now, SECOND,
+           "as soon as there is load a look is due after a second");
     ok(home_report(now += SECOND), "it has changed");
     is_str(report_in(got(&a)), report("starting", 1, 0, 0), "what waits is told");
     is_int(home_report_due() - now, SECOND, "while there is load it is looked at each second");
@@ -608,7 +624,8 @@ static void test_several(void) {
     is_str(peer(NULL), "c@h", "the first one's node is the one to call");
     is_str(peer(d.conn), "d@h", "the second if it is wanted");
     is_str(peer(e.conn), "c@h", "the first if who is wanted is none");
-    ok(home_conn_to_is("c@h", c.conn) && home_conn_to_is("d@h", d.conn), "each is found by its name");
+    ok(home_conn_to_is("c@h", c.conn) && home_conn_to_is("d@h", d.conn),
+       "each is found by its name");
     ok(home_conn_to_is("e@h", NULL) && home_conn_to_is("c@", NULL), "and nobody else");
     ok(home_conn_is(NULL, c.conn), "the first is called");
     ok(home_conn_is(d.conn, d.conn), "the second if it is wanted");
@@ -721,6 +738,7 @@ static void test_all(void) {
     test_attach();
     test_at_once();
     test_bad_cast();
+    test_by_pid();
     test_list();
     test_garbage();
     test_cancel();
@@ -740,22 +758,50 @@ static void test_all(void) {
 
 static void test_draining(void) {
     attach(&a, H);
+    say(&a, CALL(R2));
     route_drain();
-    ok(home_report_due() <= clock_now() && home_report(clock_now()), "that a node drains is told at once");
+    ok(home_report_due() <= clock_now() && home_report(clock_now()),
+       "that a node drains is told at once");
     has_str(report_in(got(&a)), "{load,#{state=>draining,", "as its state");
     is_str(say(&a, CALL(R1)), STRAIGHT(R1, "{error,draining}"), "a node that drains takes no call");
     is_str(say(&a, "[" CALL(R1) "]"), TO(H) "[{" R1 ",{error,draining}}]", "also of a list");
     is_str(say(&a, "{call," R1 ",pynode,ready,[],#{}}"), STRAIGHT(R1, "{ok,false}"),
            "what the node itself is asked it answers");
+}
+
+/* It drains, and a call has not ended. */
+static void test_leaving(void) {
+    struct end c;
+    int64_t now = clock_now();
+
+    open_end(&c, "c@h");
+    home_leave();
+    ok(home_report_due() <= clock_now(), "that a node leaves is urgent");
+    home_report(now);
+    ok(!strstr(got(&a), "leaving"), "but not said while a call runs");
+    answer_all();
+    is_str(got(&a), STRAIGHT(R2, "{ok,42}"), "when that has its answer");
+    ok(home_report(now), "a home");
+    has_str(got(&a), "leaving", "is told");
+    home_report(now + SECOND);
+    ok(!strstr(got(&a), "leaving"), "once");
+    has_str(say(&c, "{attach," HC "}"), "leaving", "one that attaches then is, too");
+    is_str(say(&a, "[" CALL(R1) "]"), TO(H) "[{" R1 ",{error,draining}}]",
+           "a call that comes is refused");
+    is_int(home_count(), 2, "they are there until they detach");
     say(&a, "{detach," H "}");
+    say(&c, "{detach," HC "}");
+    is_int(home_count(), 0, "as they do");
+    is_str(say(&a, "[" CALL(R1) "]"), STRAIGHT(R1, "{error,draining}"),
+           "then a call is refused without them");
+    ok(close_end(&c), "nobody holds the second one's connection");
 }
 
 int main(void) {
-    static const struct exec_hooks hooks = {.start = worker_cb,
-                                            .serve = serve_cb,
-                                            .stop = worker_cb,
-                                            .interrupt = interrupt_cb};
-    static const struct control_facts facts = {.node = "py@h", .version = "1", .python = "3", .max_workers = 7};
+    static const struct exec_hooks hooks = {
+        .start = worker_cb, .serve = serve_cb, .stop = worker_cb, .interrupt = interrupt_cb};
+    static const struct control_facts facts = {
+        .node = "py@h", .version = "1", .python = "3", .max_workers = 7};
     struct io_settings settings = {.net_ticktime = 60};
     struct err e;
 
@@ -782,6 +828,7 @@ int main(void) {
     diag("each frame in a buffer of its own");
     test_all();
     test_draining();
+    test_leaving();
     is_int(exec_load(), 0, "no request is left");
     ok(close_end(&a) && close_end(&b), "nobody holds the connections any more");
     free(log_path);

@@ -6,8 +6,11 @@
 #include "config.h"
 
 #include "leave.h"
+#include "control.h"
+#include "home.h"
 #include "log.h"
 #include "scene.h"
+#include "term.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -19,6 +22,8 @@
 #else
 #define LEAVE_TSAN 0
 #endif
+
+#define HOME "<a@host,20,0,3>"
 
 static pthread_t main_thread;
 
@@ -386,6 +391,94 @@ static void stuck_scene(void) {
     find(clock_now() - begin < 900000000, "at once");
 }
 
+/* A home, at fd of its peer. */
+static void attach(int fd) {
+    struct buf frame = {0};
+
+    term_put_frame(&frame, "{6," HOME ",'',pynode}", "{attach," HOME "}");
+    if (send(fd, frame.data, frame.len, 0) != (ssize_t)frame.len)
+        _exit(92);
+    buf_done(&frame);
+    while (home_count() == 0)
+        leave_pause();
+}
+
+/* Plays the home: reads until it is told that the node leaves; takes its time; detaches. */
+static void *part_main(void *arg) {
+    static char heard[1 << 16];
+    struct buf frame = {0};
+    size_t len = 0;
+    int fd = *(int *)arg;
+
+    while (!memmem(heard, len, "leaving", 7)) {
+        ssize_t n = recv(fd, heard + len, sizeof heard - len, 0);
+
+        if (n <= 0)
+            _exit(91);
+        len += (size_t)n;
+    }
+    for (int i = 0; i < 20; i++)
+        leave_pause();
+    atomic_store(&finished, true);
+    term_put_frame(&frame, "{6," HOME ",'',pynode}", "{detach," HOME "}");
+    if (send(fd, frame.data, frame.len, 0) != (ssize_t)frame.len)
+        _exit(92);
+    buf_done(&frame);
+    return arg;
+}
+
+static void home_scene(int fds[2]) {
+    static const struct control_facts facts = {.node = "py@h", .version = "1", .python = "3"};
+
+    start_node(60);
+    control_init(&facts);
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+        _exit(94);
+    io_add(conn_new(fds[0], "a@host"));
+    settle();
+    attach(fds[1]);
+}
+
+/* What it has sent when it hears that is refused, and what it sends later has not begun: so it is waited for. */
+static void part_scene(void) {
+    static int fds[2];
+    pthread_t t;
+
+    home_scene(fds);
+    if (pthread_create(&t, NULL, part_main, &fds[1]) != 0)
+        _exit(95);
+    leave_drain();
+    find(!atomic_load(&finished), "a drain tells no home");
+    find(leave_stop(), "all have ended");
+    find(atomic_load(&finished) && home_count() == 0, "the home has detached before");
+    find(route_draining(), "nothing has begun meanwhile");
+    pthread_join(t, NULL);
+}
+
+static void part_alone_scene(void) {
+    int64_t begin;
+    int fds[2];
+
+    home_scene(fds);
+    begin = clock_now();
+    find(leave_stop(), "all have ended");
+    find(clock_now() - begin >= 900000000, "a home that says nothing had its second");
+}
+
+/* The home cannot be told that nothing runs. */
+static void part_busy_scene(void) {
+    int64_t begin;
+    int fds[2];
+
+    home_scene(fds);
+    push();
+    io_kick();
+    wait_for(&entered);
+    begin = clock_now();
+    find(!leave_stop(), "a worker is stuck");
+    find(clock_now() - begin < 1900000000, "it had its second, and the home none");
+}
+
 /* What a scene has to end with: its findings, its exit status, and what its log has and has not. */
 static const struct {
     void (*scene)(void);
@@ -411,6 +504,10 @@ static const struct {
     {no_time_scene, "a drain timeout of nothing", 2, 0, "drain timeout: 1 requests", NULL},
     {answer_scene, "a drain with an answer to be written", 3, 0, "conn a@host: up", "timeout"},
     {stop_scene, "stop", 3, 0, "info node: stopped\n", "timeout"},
+    {part_scene, "stop with a home that detaches", 4, 0, "home a@host: detached\n", NULL},
+    {part_alone_scene, "stop with a home that does not", 2, 0, "info node: stopped\n", "detached"},
+    {part_busy_scene, "stop with a home and a stuck worker", 2, 0, "info node: stopped\n",
+     "detached"},
     {stuck_scene, "stop with a stuck worker", 4, 0, "info node: stopped\n", NULL},
 };
 
