@@ -835,7 +835,7 @@ stop_queue(Name, Options) when is_map(Options) ->
                       #{node := Node} -> py_call:node_key(Node);
                       #{} -> default
                   end,
-            [Pid ! {drop_queue, Name} || {_, Pid, _} <- tuple_to_list(py_table:nodes(Key))],
+            [Pid ! {drop_queue, Name} || {_, Pid, _, _} <- tuple_to_list(py_table:nodes(Key))],
             {error, timeout};
         Error ->
             Error
@@ -928,7 +928,7 @@ pool_info(Name) ->
         none ->
             {error, no_pool};
         #{entries := Entries, strategy := Strategy, max_queue := Max, max_queue_per_caller := Own} ->
-            {ok, #{nodes => [(py_counter:load(Counter))#{node => Node} || {Node, _, Counter} <- tuple_to_list(Entries)],
+            {ok, #{nodes => [(py_counter:load(Counter))#{node => Node} || {Node, _, Counter, _} <- tuple_to_list(Entries)],
                    strategy => Strategy, max_queue => Max, max_queue_per_caller => Own, waiting => py_backlog:count(Name)}}
     end.
 

@@ -6,7 +6,7 @@
 
 -export([call/3, call/5, run/4, run_watched/4]).
 -export([check/4, options/2, name/1, text/1, to_binary/1, node_key/1]).
--export([nodes/1, pick/2, enter/2, run_placed/9]).
+-export([nodes/1, pick/2, enter/2, run_placed/8]).
 
 -export_type([checked/0, error/0]).
 
@@ -66,11 +66,11 @@ routed(M, F) ->
 
 run_at(M, F, Args, Key, Where, Wire, Queued, Watched, Timeout) ->
     case pick(py_table:nodes(Key), Wire) of
-        {Node, Pid, Counter} ->
+        {Node, Pid, Counter, _} = Entry ->
             case is_process_alive(Pid) of
                 true ->
                     {Slot, InFlight} = enter(Counter, Wire),
-                    run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout);
+                    run_placed(Entry, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout);
                 false -> {error, {node_down, Node, not_started}}
             end;
         none ->
@@ -86,13 +86,13 @@ enter(Counter, _) -> py_counter:enter(py_counter:array(), Counter).
 %% that stands for the node; who waits for long does it then, and is told also of an end before that.
 %% The call has been counted, in that slot. A caller that may be killed makes itself known before it sends anything:
 %% whenever it is killed, the call does not run on for nobody.
--spec run_placed(node(), pid(), py_counter:slot(), integer(), {atom() | binary(), atom() | binary(), list()}, map(),
+-spec run_placed(py_table:entry(), py_counter:slot(), integer(), {atom() | binary(), atom() | binary(), list()}, map(),
                  boolean(), boolean(), timeout()) -> py:result().
-run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout) ->
+run_placed({Node, Pid, _, To}, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeout) ->
     Ref = erlang:alias([reply]),
     Call = {call, Ref, M, F, Args, Wire},
     Watched andalso (Pid ! {watch, self(), Ref, Slot, {M, F}}),
-    case send_call(Node, Pid, Call, Queued orelse InFlight > ?DIRECT) of
+    case send_call(To, Pid, Call, Queued orelse InFlight > ?DIRECT) of
         noconnect ->
             erlang:unalias(Ref),
             Watched andalso (Pid ! {unwatch, Ref}),
@@ -113,8 +113,8 @@ run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, Watched, Timeo
 %% A busy connection must not hold up the caller, who has a limit: the process of the node waits for it.
 send_call(_, Pid, Call, true) ->
     Pid ! Call;
-send_call(Node, Pid, Call, false) ->
-    case erlang:send({pynode, Node}, Call, [noconnect, nosuspend]) of
+send_call(To, Pid, Call, false) ->
+    case erlang:send(To, Call, [noconnect, nosuspend]) of
         nosuspend -> Pid ! Call;
         Sent -> Sent
     end.

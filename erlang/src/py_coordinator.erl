@@ -3,7 +3,7 @@
 %%
 %% It keeps the table that calls read (py_table), so that no call goes through it. What it is told:
 %%
-%%      {attached, Pid, Node, Info, Counter}   cast of py_node: the node is there
+%%      {attached, Entry, Info}                cast of py_node: the node is there
 %%      {node_ready, Name, Node, Port, Spec}   cast of py_port: the program is up
 %%      {node_exited, Node, How}               cast of py_port: it has ended, {status | signal, N}
 %%      {node_given_up, Name, Node, Report}    cast of py_port: it is not started again
@@ -16,7 +16,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/1, wait_started/0, attached/4]).
+-export([start_link/1, wait_started/0, attached/2]).
 -export([connect/2, disconnect/1, nodes/0, info/0, stop_node/2]).
 -export([start_node/1, started/0, cluster_nodes/1, tell_locals/0]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
@@ -69,9 +69,9 @@ start_link(Options) ->
 wait_started() ->
     gen_server:call(?MODULE, wait_started, infinity).
 
--spec attached(pid(), node(), map(), py_counter:counter()) -> ok.
-attached(Pid, Node, Info, Counter) ->
-    gen_server:cast(?MODULE, {attached, Pid, Node, Info, Counter}).
+-spec attached(py_table:entry(), map()) -> ok.
+attached(Entry, Info) ->
+    gen_server:cast(?MODULE, {attached, Entry, Info}).
 
 -spec connect(node(), timeout()) -> ok | {error, term()}.
 connect(Node, Timeout) ->
@@ -229,10 +229,10 @@ handle_call(_Request, _From, S) ->
     {reply, {error, bad_request}, S}.
 
 -spec handle_cast(term(), #s{}) -> {noreply, #s{}}.
-handle_cast({attached, Pid, Node, Info, Counter}, S = #s{nodes = Nodes}) ->
+handle_cast({attached, {Node, Pid, _, _} = Entry, Info}, S = #s{nodes = Nodes}) ->
     case Nodes of
         #{Node := N = #node{pid = Pid}} ->
-            Up = N#node{entry = {Node, Pid, Counter}, info = Info},
+            Up = N#node{entry = Entry, info = Info},
             Wanted = case Up of
                          #node{source = connect} when not is_map_key(Node, S#s.left) -> want(Node, S);
                          _ -> S
@@ -394,7 +394,7 @@ set_cluster(Wanted, S = #s{cluster = Before, nodes = Nodes, left = Left}) ->
     lists:foldl(fun({Node, Pid}, Acc) -> remove(Node, Pid, Acc) end, S#s{cluster = Kept}, Gone).
 
 is_idle(undefined) -> true;
-is_idle({_, _, Counter}) -> py_counter:in_flight(Counter) =:= 0.
+is_idle({_, _, Counter, _}) -> py_counter:in_flight(Counter) =:= 0.
 
 %% Behind what is in the mailbox, so that nodes that come together are published together.
 publish_soon(S = #s{unpublished = true}) ->
@@ -554,7 +554,7 @@ info(S = #s{nodes = Nodes, ports = Ports}) ->
 node_info(Node, N = #node{source = Source, entry = Entry, info = Info}, S) ->
     Base = #{node => Node, info => Info,
              state => state(N),
-             in_flight => case Entry of {_, _, Counter} -> py_counter:in_flight(Counter); _ -> 0 end},
+             in_flight => case Entry of {_, _, Counter, _} -> py_counter:in_flight(Counter); _ -> 0 end},
     case Source of
         {port, Port} -> Base#{source => port, name => name(N, S), port => Port};
         _ -> Base#{source => Source}

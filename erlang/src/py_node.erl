@@ -25,7 +25,7 @@
 %% and of py_home, which has what the node sends (docs/protocol.md, "The application pynode"),
 %%
 %%      {home, Items, Ended}             a list has come; Items are {started, Ref}, {ended, Ref}, {log, ...},
-%%                                       {load, Map}, {py_call, ...}, {py_drop, ...}
+%%                                       {load, Map}, {py_call, ...}, {py_drop, ...}, leaving
 %%      {ended, [{Owner, Count}]}        so many of the owner's calls have been answered
 -module(py_node).
 
@@ -49,7 +49,7 @@
 -define(AHEAD_TIME, 5000).     % as many as it does in so many us
 
 -record(s, {node :: node(),
-            to :: {pynode, node()},
+            to :: py_table:address(),
             options :: options(),
             counter :: py_counter:counter(),
             slots = 1 :: pos_integer(),      % how many calls it can run at once
@@ -66,6 +66,7 @@
             functions = #{} :: #{integer() => pid()},   % that Python has called and waits for
             urgent = false :: boolean(),                % somebody in Python waits for what is gathered
             strangers = #{} :: #{reference() => true},  % started before the last turn, and nobody's
+            leaving = false :: boolean(),   % what the node has not answered by now has not begun, nor will it
             sender = none :: pid() | none,  % waits until the connection takes its message
             unsent = [] :: [term()]}).      % messages behind that one, newest first
 
@@ -100,18 +101,19 @@ info(Pid) ->
 init(Parent, Node, Options) ->
     process_flag(trap_exit, true),
     put(parent, Parent),
-    To = {pynode, Node},
-    Monitor = erlang:monitor(process, To), % its end is the connection's
+    Name = {pynode, Node},
+    Monitor = erlang:monitor(process, Name), % its end is the connection's
     put(monitor, Monitor),
     Counter = new_counter(Node),
     {Home, HomeMonitor} = py_home:start(Node),
     put(home, HomeMonitor),
-    To ! {attach, Home},
+    Name ! {attach, Home},
     receive
         {py_attached, Info} ->
             Slots = maps:get(min_workers, Info, 1),
             py_counter:report(Counter, 0, Slots, Slots + ?SENT_AHEAD, 0),
-            py_coordinator:attached(self(), Node, Info, Counter),
+            To = maps:get(pid, Info, Name), % what is sent there late reaches no later node of this name
+            py_coordinator:attached({Node, self(), Counter, To}, Info),
             py_telemetry:node(up, Node),
             erlang:send_after(?TURN, self(), turn),
             loop(#s{node = Node, to = To, options = Options, counter = Counter, home = Home,
@@ -311,6 +313,8 @@ hear([{load, Load} | Items], S) when is_map(Load) ->
 hear([Log | Items], S) when element(1, Log) =:= log ->
     py_log:log(S#s.node, Log),
     hear(Items, S);
+hear([leaving | Items], S = #s{home = Home}) ->
+    hear(Items, send({detach, Home}, S#s{leaving = true}));
 hear([_Unknown | Items], S) -> % of a newer node
     hear(Items, S);
 hear([], S) ->
@@ -484,12 +488,16 @@ kill(Ref, S = #s{cancelled = Cancelled, node = Node, options = Options}) ->
 %%% ------------------------------------------------------------------ the end
 
 %% What is known of a request of a node that has gone, by the exit reason of its process.
--spec progress(reference(), pid(), term()) -> started | unknown.
-progress(Ref, _, {shutdown, {node_down, _, Started}}) -> reached(Ref, Started);
-progress(Ref, Pid, _) -> reached(Ref, py_table:started(Pid)).
+-spec progress(reference(), pid(), term()) -> not_started | started | unknown.
+progress(Ref, Pid, {shutdown, {node_down, _, Started}}) -> reached(Ref, Pid, Started);
+progress(Ref, Pid, _) -> reached(Ref, Pid, py_table:started(Pid)).
 
-reached(Ref, Started) when is_map_key(Ref, Started) -> started;
-reached(_, _) -> unknown.
+reached(Ref, _, Started) when is_map_key(Ref, Started) -> started;
+reached(_, Pid, _) ->
+    case py_table:has_left(Pid) of
+        true -> not_started;
+        false -> unknown
+    end.
 
 %% What came in time goes out before.
 -spec leave(term(), [tuple()], #s{}) -> no_return().
@@ -506,6 +514,7 @@ finish(Reason, Batch, S0 = #s{home = Home, unsent = Unsent}) ->
     S = finish_mailbox(S0),
     [exit(Pid, kill) || Pid <- maps:values(S#s.functions)], % nobody waits for them any more
     map_size(S#s.started) > 0 andalso py_table:set_started(self(), S#s.started),
+    Reason =:= node_down andalso S#s.leaving andalso py_table:set_left(self()),
     Exit = case Reason of
                node_down -> {shutdown, {node_down, S#s.node, S#s.started}};
                _ -> Reason

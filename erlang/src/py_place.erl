@@ -48,7 +48,7 @@ any(Entries, How) -> one(Entries, How).
 room(Entries) ->
     lists:foldl(fun room/2, 0, tuple_to_list(Entries)).
 
-room({_, Pid, Counter}, Sum) ->
+room({_, Pid, Counter, _}, Sum) ->
     case is_process_alive(Pid) of
         true -> Sum + py_counter:room(Counter);
         false -> Sum
@@ -81,7 +81,7 @@ have(Wanted, Labels) ->
 matching(Wanted, _, Entries) when map_size(Wanted) =:= 0 ->
     Entries;
 matching(Wanted, Labels, Entries) ->
-    list_to_tuple([Entry || Entry = {Node, _, _} <- tuple_to_list(Entries), have(Wanted, maps:get(Node, Labels, #{}))]).
+    list_to_tuple([Entry || Entry = {Node, _, _, _} <- tuple_to_list(Entries), have(Wanted, maps:get(Node, Labels, #{}))]).
 
 %%% ------------------------------------------------------------------ one of them
 
@@ -105,7 +105,7 @@ least([], Best, _) ->
     Best.
 
 %% In thousandths of what it runs at once.
-load({_, Pid, Counter}) ->
+load({_, Pid, Counter, _}) ->
     #{in_flight := Own, others := Others, slots := Slots, reported := Age} = py_counter:load(Counter),
     Load = (Own + Others) * 1000 / max(1, Slots),
     case is_process_alive(Pid) of
@@ -134,7 +134,7 @@ highest([], _, {_, Entry}) -> Entry.
 ranked(Key, Entries) ->
     [Entry || {_, Entry} <- lists:reverse(lists:sort([rank(Key, Entry) || Entry <- Entries]))].
 
-rank(Key, {Node, _, _} = Entry) ->
+rank(Key, {Node, _, _, _} = Entry) ->
     {erlang:phash2({Key, Node}), Entry}.
 
 %% The first that has room.
@@ -147,7 +147,7 @@ first([Entry | Entries], How, Else) ->
 first([], _, Else) ->
     Else.
 
-take({_, Pid, Counter} = Entry, How) ->
+take({_, Pid, Counter, _} = Entry, How) ->
     case is_process_alive(Pid) andalso enter(Counter, How) of
         false -> none;
         full -> full;

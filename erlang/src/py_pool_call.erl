@@ -144,13 +144,13 @@ queue(_, _) ->
 place_in(C = #c{options = Options, wire = Wire}, Queue, Where, Pool = #{strategy := Strategy}, Entries) ->
     How = maps:with([key, affinity], Options),
     case py_place:place(Entries, How#{strategy => Strategy, bounded => not is_map_key(loop, Wire)}) of
-        {{Node, Pid, _}, Slot, InFlight} -> call(Node, Pid, Slot, InFlight, C);
+        {Entry, Slot, InFlight} -> call(Entry, Slot, InFlight, C);
         Full -> wait(C, Queue, Where, Pool, Full)
     end.
 
-call(Node, Pid, Slot, InFlight, C = #c{module = M, function = F, args = Args, wire = Wire, queued = Queued, pool = Pool}) ->
-    Result = py_call:run_placed(Node, Pid, Slot, InFlight, {M, F, Args}, Wire, Queued, C#c.watched, left(C#c.until)),
-    py_backlog:free(Pool, Node),
+call(Entry, Slot, InFlight, C = #c{module = M, function = F, args = Args, wire = Wire, queued = Queued, pool = Pool}) ->
+    Result = py_call:run_placed(Entry, Slot, InFlight, {M, F, Args}, Wire, Queued, C#c.watched, left(C#c.until)),
+    py_backlog:free(Pool, element(1, Entry)),
     ended(Result, C).
 
 %% What the node has refused, or never had, is placed anew.

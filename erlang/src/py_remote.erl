@@ -88,7 +88,7 @@ slots(Options) ->
               end,
     max(1, slots(tuple_to_list(Entries), 0)).
 
-slots([{_, _, Counter} | Entries], Sum) ->
+slots([{_, _, Counter, _} | Entries], Sum) ->
     #{slots := Slots} = py_counter:load(Counter),
     slots(Entries, Sum + Slots);
 slots([], Sum) ->

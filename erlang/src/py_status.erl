@@ -28,7 +28,7 @@ local() ->
 
 status(Info = #{node := Node}) ->
     InFlight = case py_table:nodes({node, Node}) of
-                   {{_, _, Counter}} -> max(0, py_counter:in_flight(Counter));
+                   {{_, _, Counter, _}} -> max(0, py_counter:in_flight(Counter));
                    _ -> 0
                end,
     lists:foldl(fun maps:merge/2, #{}, [outcomes(Info), maps:remove(state, py_table:load(Node)), Info#{in_flight => InFlight}]).

@@ -29,6 +29,7 @@
             mode :: forward | collect,
             alias :: reference(),         % the node's
             node :: node(),
+            to :: py_table:address(),
             py_node :: pid(),
             monitor :: reference(),       % of py_node
             slot :: py_counter:slot(),
@@ -142,10 +143,10 @@ init(Owner, Ref, Mode, {M, F, Args}, {ok, Key, Where, _, _, Timeout}, Wire = #{s
     erlang:monitor(process, Owner),
     Mode =:= collect orelse registered(Owner, Ref),
     case py_call:pick(py_call:nodes(Key), Wire) of
-        {Node, Pid, Counter} ->
+        {Node, Pid, Counter, To} ->
             Timeout =:= infinity orelse erlang:send_after(Timeout, self(), {give_up, {error, timeout}}),
             {Slot, _} = py_call:enter(Counter, Wire),
-            S = #s{owner = Owner, ref = Ref, mode = Mode, node = Node, py_node = Pid, mf = {M, F}, slot = Slot,
+            S = #s{owner = Owner, ref = Ref, mode = Mode, node = Node, to = To, py_node = Pid, mf = {M, F}, slot = Slot,
                    alias = erlang:alias([explicit_unalias]), monitor = erlang:monitor(process, Pid), window = Window,
                    counted = erlang:monotonic_time(microsecond)},
             Pid ! {watch, self(), S#s.alias, Slot, {M, F}},
@@ -174,7 +175,7 @@ loop(S = #s{alias = Alias, monitor = Monitor, owner = Owner}) ->
         {'DOWN', Monitor, process, Pid, Reason} ->
             finish({error, {node_down, S#s.node, py_node:progress(Alias, Pid, Reason)}}, S),
             %% The node itself may live on.
-            erlang:send({pynode, S#s.node}, {cancel, Alias}, [noconnect]),
+            erlang:send(S#s.to, {cancel, Alias}, [noconnect]),
             ok;
         {'DOWN', _, process, Owner, _} -> abort(S), leave(S)
     after S#s.look ->
@@ -260,8 +261,8 @@ later(S = #s{look = Look}) when Look =:= infinity; Look =:= 0 -> S#s{look = ?FIR
 later(S = #s{look = Look}) -> S#s{look = min(2 * Look, ?LAST_LOOK)}.
 
 %% When nothing is owed the next items bring the next look.
-give(N, S = #s{node = Node, py_node = Pid, alias = Alias, owed = Owed}) ->
+give(N, S = #s{to = To, py_node = Pid, alias = Alias, owed = Owed}) ->
     Credit = {credit, Alias, N},
-    erlang:send({pynode, Node}, Credit, [noconnect, nosuspend]) =:= nosuspend andalso (Pid ! Credit),
+    erlang:send(To, Credit, [noconnect, nosuspend]) =:= nosuspend andalso (Pid ! Credit),
     Look = case Owed - N of 0 -> infinity; _ -> 0 end,
     S#s{owed = Owed - N, look = Look, quick = ?QUICK_LOOKS}.

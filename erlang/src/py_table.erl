@@ -3,6 +3,7 @@
 %%
 %%      py_nodes      {{counter, Counter}, Pid}: who counts there (py_counter)
 %%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
+%%                    {{left, Pid}, true}: and that its node has left in peace
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
 %%                    {{pool, Pool}, Options}: those that were started here; {{used, Pool}, true}: called from here
 %%                    {{load, Node}, Load}: what it has last reported
@@ -14,7 +15,7 @@
 %%                    {may_call, all | registered | [Module | {Module, Function}]}: what else it may
 %%
 %% What a call reads, and only the coordinator writes, is a persistent term, so that it is not copied: a map of the
-%% nodes {{Node, Pid, Counter}, ...} by `default', {node, Node} and {name, Name}. It is replaced when a node comes or
+%% nodes {{Node, Pid, Counter, Address}, ...} by `default', {node, Node} and {name, Name}. It is replaced when a node comes or
 %% goes, as a whole. Another one has the pools, and is written by py_cluster; a third which modules and functions are
 %% called in a pool by themselves (routes/0).
 %%
@@ -29,16 +30,17 @@
 -export([nodes/1, set_nodes/1, pools/0, set_pools/1, used_pools/0, set_used_pool/1]).
 -export([set_load/2, load/1, set_pool/2, remove_pool/1, pool_options/0]).
 -export([routes/0, set_route/2]).
--export([take_counter/2, set_started/2, started/1, pids/0, forget/1]).
+-export([take_counter/2, set_started/2, started/1, set_left/1, has_left/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
 -export([add_calls/1, set_timer/2, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, count_calls/0, pids_of_calls/0, calls_of/1, calls_of/2]).
 -export([add_stream/2, remove_stream/1, stream/1]).
 -export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
 -export([init/1, handle_call/3, handle_cast/2, terminate/2]).
 
--export_type([entry/0, key/0, pool/0, row/0, row_tag/0, owner/0]).
+-export_type([entry/0, address/0, key/0, pool/0, row/0, row_tag/0, owner/0]).
 
--type entry() :: {node(), pid(), py_counter:counter()}.
+-type entry() :: {node(), PyNode :: pid(), py_counter:counter(), address()}.
+-type address() :: pid() | {pynode, node()}. % of the node that runs now, or of any of that name
 -type key() :: default | {node, node()} | {name, atom()}.
 -type pool() :: #{entries := tuple(), labels := #{node() => map()}, strategy := least_loaded | random,
                   max_queue := non_neg_integer(), max_queue_per_caller := non_neg_integer(), used := boolean()}.
@@ -192,6 +194,15 @@ started(Pid) ->
         [] -> #{}
     end.
 
+%% The node of that py_node has left, and answered all that had begun there: the same.
+-spec set_left(pid()) -> ok | {error, not_started}.
+set_left(Pid) ->
+    insert(py_nodes, {{left, Pid}, true}).
+
+-spec has_left(pid()) -> boolean().
+has_left(Pid) ->
+    lookup(py_nodes, {left, Pid}) =/= [].
+
 %% Each py_node of which something is here, and what is forgotten when it has ended long ago.
 -spec pids() -> [pid()].
 pids() ->
@@ -206,6 +217,7 @@ forget(Pid) ->
     ets:match_delete(py_nodes, {{counter, '_'}, Pid}),
     ets:match_delete(py_answerers, {'_', Pid}),
     ets:delete(py_nodes, {gone, Pid}),
+    ets:delete(py_nodes, {left, Pid}),
     ok.
 
 -spec set_wish(node(), connect | disconnect | none) -> ok.

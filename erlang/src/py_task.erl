@@ -58,7 +58,7 @@ start(Tag, Owner, M, F, Args, {ok, {pool, _, _}, _, _, _, _} = Checked) ->
 start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
     Ref = make_ref(),
     case py_call:pick(py_call:nodes(Key), Wire) of
-        {Node, Pid, _} -> start_at(Node, Pid, {Ref, Pid, Owner, Tag, M, F, none}, Args, Wire, Timeout);
+        {_, Pid, _, _} = Entry -> start_at(Entry, {Ref, Pid, Owner, Tag, M, F, none}, Args, Wire, Timeout);
         none -> py_table:tell(Tag, Owner, Ref, down(Where, not_started))
     end,
     Ref.
@@ -66,23 +66,23 @@ start(Tag, Owner, M, F, Args, {ok, Key, Where, Wire, _, Timeout}) ->
 %% Few are sent by whoever begins them, which spares a wait for py_node; that is told who it has to watch. In the
 %% table first: if the process of the node has just ended, the coordinator has not seen this
 %% call there, or it has, and then it has answered.
-start_at(Node, Pid, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire, Timeout) ->
+start_at({Node, Pid, _, To}, {Ref, _, Owner, Tag, M, F, _} = Row, Args, Wire, Timeout) ->
     case is_process_alive(Pid) andalso py_table:add_calls(Row) of
         ok ->
             Call = {call, Ref, M, F, Args, Wire},
-            case py_table:count_calls() =< ?DIRECT andalso not is_map_key(queue, Wire) andalso send(Node, Call) of
+            case py_table:count_calls() =< ?DIRECT andalso not is_map_key(queue, Wire) andalso send(To, Call) of
                 true -> Pid ! {expect, Owner};
                 false -> Pid ! {begin_call, Owner, Call}
             end,
             start_timer(Timeout, Pid, Ref),
-            is_process_alive(Pid) orelse py_table:answer_calls([{Ref, down(Node, unknown)}]);
+            is_process_alive(Pid) orelse py_table:answer_calls([{Ref, late(Node, Pid, Ref)}]);
         _ ->
             py_table:tell(Tag, Owner, Ref, down(Node, not_started))
     end.
 
 %% A list has its answers in a list, and that goes to py_home.
-send(Node, Call) ->
-    erlang:send({pynode, Node}, [Call], [noconnect, nosuspend]) =:= ok.
+send(To, Call) ->
+    erlang:send(To, [Call], [noconnect, nosuspend]) =:= ok.
 
 %% When it has been sent: a limit that passed before would find nothing to end.
 start_timer(infinity, _, _) -> ok;
@@ -90,13 +90,16 @@ start_timer(Timeout, Pid, Ref) -> py_table:set_timer(Ref, erlang:send_after(Time
 
 down(Node, Progress) -> {error, {node_down, Node, Progress}}.
 
+%% It was sent, or given to a py_node that had ended.
+late(Node, Pid, Ref) -> down(Node, py_node:progress(Ref, Pid, noproc)).
+
 %% Nobody is told how it ends. One to a node that is not there is dropped, as a message would be.
 -spec cast(name(), name(), list(), py_call:checked()) -> ok.
 cast(M, F, Args, {ok, Key, _, Wire, Queued, _}) ->
     case py_call:pick(py_call:nodes(Key), Wire) of
         none -> ok;
-        {_, Pid, _} when Queued -> Pid ! {cast, M, F, Args, Wire}, ok;
-        {Node, _, _} -> erlang:send({pynode, Node}, {cast, M, F, Args, Wire}, [noconnect]), ok
+        {_, Pid, _, _} when Queued -> Pid ! {cast, M, F, Args, Wire}, ok;
+        {_, _, _, To} -> erlang:send(To, {cast, M, F, Args, Wire}, [noconnect]), ok
     end.
 
 %% The same of what cannot begin.
@@ -220,14 +223,14 @@ deal_out(Named, Share, [Entry | Entries], Wire, Timeout) ->
     deal_out(Others, Share, Entries, Wire, Timeout).
 
 %% py_node watches this process before the first of them is in the table.
-begin_at({Node, Pid, _}, Named, Wire, Timeout) ->
+begin_at({Node, Pid, _, _}, Named, Wire, Timeout) ->
     {Rows, Calls} = rows(Named, Pid, Wire, [], []),
     Pid ! {expect, self()},
     case is_process_alive(Pid) andalso py_table:add_calls(Rows) of
         ok ->
             Pid ! {begin_calls, self(), Calls},
             [start_timer(Timeout, Pid, element(1, Row)) || Timeout =/= infinity, Row <- Rows],
-            is_process_alive(Pid) orelse py_table:answer_calls([{element(1, Row), down(Node, unknown)} || Row <- Rows]);
+            is_process_alive(Pid) orelse py_table:answer_calls([{Ref, late(Node, Pid, Ref)} || {Ref, _, _, _, _, _, _} <- Rows]);
         _ ->
             Pid ! {begin_calls, self(), []},
             [py_table:tell(Tag, self(), Ref, down(Node, not_started)) || {Ref, _, _, Tag, _, _, _} <- Rows]

@@ -8,7 +8,7 @@ caller_that_may_be_killed_is_known_before_its_call_test() ->
     py_counter:init(),
     Self = self(),
     MF = {m, f},
-    Caller = spawn(fun() -> py_call:run_placed(node(), Self, 1, 1, {m, f, []}, #{}, true, true, infinity) end),
+    Caller = spawn(fun() -> py_call:run_placed({node(), Self, 1, {pynode, node()}}, 1, 1, {m, f, []}, #{}, true, true, infinity) end),
     {Ref, First} = receive
                        {call, R, m, f, [], #{}} -> {R, call};
                        {watch, Caller, R, 1, MF} -> {R, watch}
@@ -21,7 +21,7 @@ caller_that_may_be_killed_is_known_before_its_call_test() ->
 caller_without_a_connection_is_forgotten_test() ->
     py_counter:init(),
     ?assertEqual({error, {node_down, no@where, not_started}},
-                 py_call:run_placed(no@where, self(), 1, 1, {m, f, []}, #{}, false, true, infinity)),
+                 py_call:run_placed({no@where, self(), 1, {pynode, no@where}}, 1, 1, {m, f, []}, #{}, false, true, infinity)),
     Self = self(),
     Ref = receive {watch, Self, R, 1, _} -> R end,
     ?assertEqual(unwatch, receive {unwatch, Ref} -> unwatch after 5000 -> none end).

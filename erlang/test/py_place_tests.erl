@@ -11,14 +11,14 @@ with(Nodes, Fun) ->
                        Counter = py_counter:new(),
                        py_counter:report(Counter, Others, Limit, Limit, 0),
                        [py_counter:enter(py_counter:array(), Counter) || _ <- lists:seq(1, Own)],
-                       {Node, self(), Counter}
+                       {Node, self(), Counter, {pynode, Node}}
                    end || {Node, Own, Others, Limit} <- Nodes],
         Fun(list_to_tuple(Entries))
     after
         gen_server:stop(Table)
     end.
 
-placed({{Node, _, _}, _, _}) -> Node;
+placed({{Node, _, _, _}, _, _}) -> Node;
 placed(Other) -> Other.
 
 none_test() ->
@@ -41,7 +41,7 @@ full_test() ->
         ?assertEqual(full, py_place:place(Entries, #{})),
         ?assertEqual(full, py_place:place(Entries, #{key => k})),
         ?assertEqual(0, py_place:room(Entries)),
-        ?assertMatch({{_, _, _}, _, _}, py_place:place(Entries, #{bounded => false}))
+        ?assertMatch({{_, _, _, _}, _, _}, py_place:place(Entries, #{bounded => false}))
     end).
 
 %% However many come at once, no node gets more than it takes.
@@ -56,7 +56,7 @@ last_place_test() ->
 
 %% What others had there when it was said counts for as long as a call stays.
 fading_test() ->
-    with([{a, 2, 0, 4}, {b, 0, 4, 4}], fun({_, {b, _, Counter}} = Entries) ->
+    with([{a, 2, 0, 4}, {b, 0, 4, 4}], fun({_, {b, _, Counter, _}} = Entries) ->
         ?assertEqual(a, placed(py_place:place(Entries, #{}))),
         py_counter:report(Counter, 4, 4, 4, 1000),
         receive after 20 -> ok end,
@@ -66,10 +66,10 @@ fading_test() ->
     end).
 
 dead_test() ->
-    with([{a, 0, 0, 9}, {b, 5, 0, 9}], fun({{a, _, Counter}, B}) ->
+    with([{a, 0, 0, 9}, {b, 5, 0, 9}], fun({{a, _, Counter, _}, B}) ->
         {Pid, Monitor} = spawn_monitor(fun() -> ok end),
         receive {'DOWN', Monitor, process, Pid, _} -> ok end,
-        Dead = {a, Pid, Counter},
+        Dead = {a, Pid, Counter, {pynode, a}},
         ?assertEqual(b, placed(py_place:place({Dead, B}, #{}))),
         ?assertEqual(b, placed(py_place:place({Dead, B}, #{key => 1}))),
         ?assertEqual(none, py_place:place({Dead}, #{})),
@@ -97,9 +97,9 @@ key_is_full_test() ->
     end).
 
 matching_test() ->
-    Entries = {{a, self(), 1}, {b, self(), 2}, {c, self(), 3}},
+    Entries = list_to_tuple([{Node, self(), I, {pynode, Node}} || {Node, I} <- [{a, 1}, {b, 2}, {c, 3}]]),
     Labels = #{a => #{gpu => true, zone => x}, b => #{gpu => false}},
-    Match = fun(Wanted) -> [N || {N, _, _} <- tuple_to_list(py_place:matching(Wanted, Labels, Entries))] end,
+    Match = fun(Wanted) -> [N || {N, _, _, _} <- tuple_to_list(py_place:matching(Wanted, Labels, Entries))] end,
     ?assertEqual([a, b, c], Match(#{})),
     ?assertEqual([a], Match(#{gpu => true})),
     ?assertEqual([], Match(#{gpu => true, zone => y})).
@@ -116,7 +116,7 @@ spread_test() ->
     with(Nodes, fun(Entries) ->
         Placed = [spawn_monitor(fun() -> [py_place:place(Entries, #{}) || _ <- lists:seq(1, 10)] end) || _ <- lists:seq(1, 500)],
         [receive {'DOWN', Monitor, process, _, _} -> ok end || {_, Monitor} <- Placed],
-        Counts = [py_counter:in_flight(C) || {_, _, C} <- tuple_to_list(Entries)],
+        Counts = [py_counter:in_flight(C) || {_, _, C, _} <- tuple_to_list(Entries)],
         ?assert(lists:max(Counts) =< 120),
         ?assert(lists:min(Counts) >= 80)
     end).

@@ -51,6 +51,7 @@ cases() ->
      {"all nodes are gone for a moment: callers wait for them", fun all_killed/1},
      {"a rolling restart under load loses nothing", fun rolling/1},
      {"a node that is drained: its callers go elsewhere", fun drained/1},
+     {"a node that leaves in peace: what reaches it too late has not started", fun too_late/1},
      {"a node is replaced after so many calls, so long a time, so much memory", fun recycled/1},
      {"more nodes and fewer while it runs", fun resized/1},
      {"more nodes or fewer, and the process of the pool is killed: it has as many as before", fun resized_killed/1},
@@ -521,6 +522,29 @@ drained(_) ->
     ?assertEqual(1, length(nodes_of(ml))),
     ok = py:pool_resize(ml, 2),
     whole(ml).
+
+%% Calls go on until the node has gone, so that some are sent when nobody reads there any more.
+too_late(_) ->
+    with(late, #{nodes => [spec(#{})]}, fun() ->
+        [Node] = nodes_of(late),
+        At = #{node => Node, timeout => live:ms(5000)},
+        Kinds = [fun() -> py:call(math, sqrt, [4], #{}, At) end,
+                 fun() -> py:await(py:spawn_call(math, sqrt, [4], #{}, At)) end,
+                 fun() -> {ok, [Result]} = py:parallel([{math, sqrt, [4]}], At), Result end,
+                 fun() -> py:call(math, sqrt, [4], #{}, At#{queue => self()}) end,
+                 fun() -> py:stream(builtins, iter, [[4]], #{}, At) end],
+        Callers = [spawn_monitor(fun() -> exit({outcomes, until_down(Kind, [])}) end) || Kind <- Kinds, _ <- [1, 2]],
+        live:os_signal(os_pid(Node), "TERM"),
+        Outcomes = [receive {'DOWN', Monitor, process, _, {outcomes, Outcomes}} -> Outcomes end || {_, Monitor} <- Callers],
+        ?assertEqual([], lists:usort(lists:append(Outcomes)) -- [{ok, 2.0}, {ok, [4]}, {error, draining},
+                                                                 {error, {node_down, Node, not_started}}])
+    end).
+
+until_down(Call, Before) ->
+    case Call() of
+        {error, {node_down, _, _}} = Down -> [Down | Before];
+        Outcome -> until_down(Call, [Outcome | Before])
+    end.
 
 only([Node]) -> Node;
 only(Nodes) -> error({not_one, [{nodes, Nodes}, {cluster, py:cluster()}, {info, py:info()}]}).
