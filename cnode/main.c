@@ -173,7 +173,9 @@ static int main_run(void) {
         return py_run_script();
     py_leave();
     leave_wait();
-    if (py_loop_is_wanted() && !leave_told()) {
+    if (leave_told())
+        leave_drain_unless(py_loop_is_wanted); /* by what came before, and is heard of now */
+    if (py_loop_is_wanted()) {
         py_enter();
         py_loop_run();
         py_leave();

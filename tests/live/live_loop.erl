@@ -88,6 +88,7 @@ others() ->
      {"more than --max-tasks are refused, the others are served", fun max_tasks/0},
      {"options that do not go together are refused", fun bad_options/0},
      {"drain: tasks end first; those that take too long are cancelled", fun drained/0},
+     {"the first task comes together with SIGTERM: it is answered", fun first_and_last/0},
      {"the loop sleeps at its end, whatever comes then", fun sleeps_at_end/0},
      {"a node whose loop is blocked leaves when the drain's time is over", fun blocked/0},
      {"who waits for a loop that cannot start is told so", fun no_loop/0},
@@ -507,6 +508,21 @@ drained() ->
     live:signal(Other, "TERM"),
     ?assertEqual(0, live:wait_exit(Other)),
     ?assert(filelib:is_regular(File)).
+
+%% Stopped before, the node finds both when it goes on.
+first_and_last() ->
+    [begin
+         Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", "asyncio"]}),
+         pong = net_adm:ping(N),
+         live:signal(Node, "STOP"),
+         Self = self(),
+         spawn_link(fun() -> Self ! {result, raw(N, loops, double, [1])} end),
+         live:signal(Node, "TERM"),
+         live:signal(Node, "CONT"),
+         Result = receive {result, R} -> R end,
+         ?assert(lists:member(Result, [{ok, 2}, {error, draining}, {down, noconnection}]), {Result}),
+         ?assertEqual(0, live:wait_exit(Node))
+     end || _ <- lists:seq(1, 10)].
 
 sleeps_at_end() ->
     Gate = #{port := Port} = live:gate(),
