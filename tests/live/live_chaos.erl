@@ -137,7 +137,7 @@ progress(#{node := Node}) ->
 
 %% The node tells of what has run for a millisecond; wait until its process here knows of three.
 started() ->
-    {{_, Pid, _}} = py_table:nodes(default),
+    {{_, Pid, _, _}} = py_table:nodes(default),
     live:eventually(fun() -> #{started := Refs} = py_node:info(Pid), length(Refs) >= 3 end).
 
 spawned(_) ->
@@ -185,7 +185,7 @@ restart_with(Specs) ->
     {ok, _} = application:ensure_all_started(pynode).
 
 stand_in_killed(#{node := Node}) ->
-    {{Node, Pid, _}} = py_table:nodes({node, Node}),
+    {{Node, Pid, _, _}} = py_table:nodes({node, Node}),
     Gate = #{port := Port} = live:gate(),
     Ref = py:spawn_call(gate, wait, [Port], #{}, infinity),
     Call = spawn_monitor(fun() -> exit({result, py:call(gate, wait, [Port], #{}, infinity)}) end),

@@ -98,7 +98,7 @@ code(_) ->
 
 limits(_) ->
     [Node] = py:nodes(),
-    {{_, Pid, _}} = py_table:nodes(default),
+    {{_, Pid, _, _}} = py_table:nodes(default),
     [begin
          ?assertEqual({T, bad(timeout)}, {T, py:call(math, sqrt, [4], #{}, T)}),
          ?assertEqual({T, bad(timeout)}, {T, py:call(math, sqrt, [4], #{}, #{timeout => T})}),
@@ -113,7 +113,7 @@ limits(_) ->
      end || T <- [soon, -1, 0.5, 1 bsl 32, 1 bsl 70]],
     [?assertEqual({T, {ok, none}}, {T, py:call(time, sleep, [0.06], #{}, T)}) || T <- [16#ffffffff, infinity]],
     [?assertEqual({T, {error, timeout}}, {T, py:call(time, sleep, [0.2], #{}, T)}) || T <- [0, 1, 40, 41]],
-    ?assertMatch({{_, Pid, _}}, py_table:nodes(default)),
+    ?assertMatch({{_, Pid, _, _}}, py_table:nodes(default)),
     ?assertEqual([], live:flush()).
 
 parallel(_) ->
@@ -172,7 +172,7 @@ serves(N) ->
 
 %% The process that stands for the node.
 py_node(Key) ->
-    {{_, Pid, _}} = py_table:nodes(Key),
+    {{_, Pid, _, _}} = py_table:nodes(Key),
     Pid.
 
 stopped_early(_) ->

@@ -227,7 +227,7 @@ limit_queued(_) ->
 
 %% The node knows what this process has had cancelled.
 told(Node) ->
-    {{Node, Pid, _}} = py_table:nodes({node, Node}),
+    {{Node, Pid, _, _}} = py_table:nodes({node, Node}),
     #{} = py_node:info(Pid),
     {ok, _} = py:info(Node).
 
@@ -594,7 +594,7 @@ drain_cancelled(_) ->
     Node = #{node := N} = live:pynode(),
     ok = py:connect(N),
     Ref = py:spawn_call(time, sleep, [60], #{}, #{node => N}),
-    {{N, Pid, _}} = py_table:nodes({node, N}),
+    {{N, Pid, _, _}} = py_table:nodes({node, N}),
     live:eventually(fun() -> #{started := Refs} = py_node:info(Pid), lists:member(Ref, Refs) end),
     ok = py:cancel(Ref),
     ?assertEqual({error, cancelled}, py:await(Ref)),

@@ -732,7 +732,7 @@ serves() ->
     live:eventually(fun() -> Result = py:call(math, sqrt, [4]), Result =:= {ok, 2.0} orelse Result end).
 
 py_node() ->
-    {{_, Pid, _}} = py_table:nodes(default),
+    {{_, Pid, _, _}} = py_table:nodes(default),
     Pid.
 
 storm_node(_) ->
