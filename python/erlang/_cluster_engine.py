@@ -16,6 +16,7 @@ from ._cluster_wait import Event
 
 TARGET = 0.2  # seconds of work in a chunk
 _BRIEF = 0.01  # seconds of work in a chunk that is a brief one
+_COMPUTES = 0.5  # from this share of its time in a processor on a job is one that computes
 _MORE = 8  # requests that are in the VM at once beyond two for each slot, where that is of use
 _MAX_ITEMS = 4096  # of a chunk
 _MAX_BYTES = 4 << 20  # of its arguments, and of its results
@@ -330,7 +331,7 @@ class Map:
     def profits(self):
         """Whether it gains by more requests than run and are next: they are on their way for as long as they run,
         or wait for something while others run."""
-        return self._seconds is None or self._computes < 0.5 or self._seconds * self._most() < _BRIEF
+        return self._seconds is None or self._computes < _COMPUTES or self._seconds * self._most() < _BRIEF
 
     def take(self, slots):
         """The engine's: the next chunk, or None when there is none."""
