@@ -11,6 +11,7 @@
 #include "log.h"
 #include "pool.h"
 #include "route.h"
+#include "spin.h"
 #include "stats.h"
 #include "tasks.h"
 #include "wake.h"
@@ -29,11 +30,11 @@
 
 enum {
     IO_EVENTS = 64,
-    IO_READS = 16,      /* reads of one connection before the others have their turn */
-    IO_TICKS = 4,       /* ticks in a net_ticktime */
-    IO_SPIN_NS = 50000, /* a worker that leads looks this long before it sleeps */
-    IO_BATCH = 16, /* but not after so many requests: who sent them has more use for the time */
-    IO_TURNS = 4,  /* every so many looks one at all, the others at the hot connection */
+    IO_READS = 16, /* reads of one connection before the others have their turn */
+    IO_TICKS = 4,  /* ticks in a net_ticktime */
+    IO_BATCH =
+        16, /* requests after which a leader does not look: who sent them has more use for the time */
+    IO_TURNS = 4,             /* every so many looks one at all, the others at the hot connection */
     IO_NAP_NS = 250000,       /* the io thread's looks at a leader that may be stuck */
     IO_QUIET_NAPS = 16,       /* naps without traffic, after which the io thread sleeps */
     IO_WAITING_MS = 1,        /* between looks at the pool while there is something to see to */
@@ -78,6 +79,7 @@ static struct {
         report_at; /* when the timer is to fire next; 0: there is nobody to report to */
     struct conn *conns;
     int64_t traffic;  /* when there last was some */
+    struct spin spin; /* how long to look for the next */
     struct conn *hot; /* the one that brought it, which the next is likely to come from */
     unsigned turn;
     size_t batch; /* requests that a worker went to serve, at the last time */
@@ -85,7 +87,8 @@ static struct {
         .nap_wake = PTHREAD_COND_INITIALIZER,
         .added_lock = PTHREAD_MUTEX_INITIALIZER,
         .wake = {-1},
-        .epmd = -1};
+        .epmd = -1,
+        .spin = {.crowded = spin_is_crowded}};
 
 static int io_watch(int fd, uint32_t events, void *what) {
     struct epoll_event ev = {.events = events, .data.ptr = what};
@@ -590,17 +593,25 @@ static bool io_spin_once(void) {
 
 /* A moment awake, for what comes right after the last: whether something came. */
 static bool io_spin(void) {
+    spin_begin(&io.spin);
     do {
         if (io_spin_once())
             return true;
-    } while (clock_now() - io.traffic < IO_SPIN_NS);
+    } while (spin_goes_on(&io.spin, clock_now() - io.traffic));
     return false;
+}
+
+/* What has ended the leader's sleep has been seen to; there had been traffic before at that time. */
+static void io_slept(int64_t before) {
+    if (io.traffic > before)
+        spin_slept(&io.spin, io.traffic - before);
 }
 
 /* Sleeps until there are events, as the leader, and sees to them: false when another thread has
  * taken the lead meanwhile. */
 static bool io_wait(uint32_t me, int timeout, int *n) {
     struct epoll_event events[IO_EVENTS];
+    int64_t before = io.traffic;
 
     leader_wait(&io.leader);
     *n = epoll_wait(io.epoll, events, IO_EVENTS, timeout);
@@ -608,6 +619,7 @@ static bool io_wait(uint32_t me, int timeout, int *n) {
         return false;
     if (*n > 0)
         io_dispatch(events, *n);
+    io_slept(before);
     return true;
 }
 
@@ -718,11 +730,12 @@ static bool io_is_readable(int fd, int timeout) {
 /* A moment awake, as io_spin(): whether something came, here or to fd. A loop to whose fd something comes at each
  * turn looks here each time, too: nobody else can. */
 static bool io_spin_for_tasks(int fd, bool *readable) {
+    spin_begin(&io.spin);
     do {
         *readable = io.turn % IO_TURNS == 0 && io_is_readable(fd, 0);
         if (io_spin_once() || *readable)
             return true;
-    } while (clock_now() - io.traffic < IO_SPIN_NS);
+    } while (spin_goes_on(&io.spin, clock_now() - io.traffic));
     return false;
 }
 
@@ -731,6 +744,7 @@ static bool io_spin_for_tasks(int fd, bool *readable) {
 static bool io_wait_with(int fd, int timeout, bool *readable) {
     struct pollfd p[] = {{io.epoll, POLLIN, 0}, {fd, POLLIN, 0}};
     struct epoll_event events[IO_EVENTS];
+    int64_t before = io.traffic;
     int n;
 
     leader_wait(&io.leader);
@@ -741,6 +755,7 @@ static bool io_wait_with(int fd, int timeout, bool *readable) {
     n = n > 0 && p[0].revents != 0 ? epoll_wait(io.epoll, events, IO_EVENTS, 0) : 0;
     if (n > 0)
         io_dispatch(events, n);
+    io_slept(before);
     return true;
 }
 
@@ -805,7 +820,7 @@ static void io_look_awake(int fd) {
     int64_t until;
 
     io.traffic = clock_now();
-    until = io.traffic + IO_SPIN_NS; /* however much more comes that is nobody's */
+    until = io.traffic + SPIN_MIN_NS; /* however much more comes that is nobody's */
     io_tell();
     tasks_set_looking(true);
     while (!tasks_due() && exec_ready() == 0 && !readable && !atomic_load(&io.stopping) &&

@@ -33,6 +33,7 @@ etf.[ch] | config.h etf.h buf.h log.h
 dist.[ch] | config.h dist.h etf.h buf.h
 wake.[ch] | config.h wake.h log.h
 leader.[ch] | config.h leader.h log.h wake.h
+spin.[ch] | config.h spin.h
 http.[ch] | config.h http.h buf.h
 outcome.[ch] | config.h outcome.h clock.h
 usage.[ch] | config.h usage.h
