@@ -593,7 +593,7 @@ static bool io_spin_once(void) {
 
 /* A moment awake, for what comes right after the last: whether something came. */
 static bool io_spin(void) {
-    spin_begin(&io.spin);
+    spin_begin(&io.spin, io.batch);
     do {
         if (io_spin_once())
             return true;
@@ -730,7 +730,7 @@ static bool io_is_readable(int fd, int timeout) {
 /* A moment awake, as io_spin(): whether something came, here or to fd. A loop to whose fd something comes at each
  * turn looks here each time, too: nobody else can. */
 static bool io_spin_for_tasks(int fd, bool *readable) {
-    spin_begin(&io.spin);
+    spin_begin(&io.spin, io.batch);
     do {
         *readable = io.turn % IO_TURNS == 0 && io_is_readable(fd, 0);
         if (io_spin_once() || *readable)
@@ -820,7 +820,7 @@ static void io_look_awake(int fd) {
     int64_t until;
 
     io.traffic = clock_now();
-    until = io.traffic + SPIN_MIN_NS; /* however much more comes that is nobody's */
+    until = io.traffic + SPIN_SHORT_NS; /* however much more comes that is nobody's */
     io_tell();
     tasks_set_looking(true);
     while (!tasks_due() && exec_ready() == 0 && !readable && !atomic_load(&io.stopping) &&

@@ -17,27 +17,28 @@ bool spin_is_crowded(void) {
     return crowded;
 }
 
-static int64_t spin_limit(const struct spin *s) {
-    return s->limit < SPIN_MIN_NS ? SPIN_MIN_NS : s->limit;
-}
-
-void spin_begin(struct spin *s) {
+void spin_begin(struct spin *s, size_t requests) {
+    s->single = requests <= 1;
     s->asked = false;
 }
 
+/* Whether this look may be a long one. */
+static bool spin_is_long(struct spin *s) {
+    if (!s->single || s->streak < SPIN_STREAK)
+        return false;
+    if (!s->asked && s->crowded())
+        s->streak = 0;
+    s->asked = true;
+    return s->streak > 0;
+}
+
 bool spin_goes_on(struct spin *s, int64_t since) {
-    if (since >= SPIN_MIN_NS && since < spin_limit(s) && !s->asked) {
-        s->asked = true;
-        if (s->crowded())
-            s->limit = SPIN_MIN_NS;
-    }
-    return since < spin_limit(s);
+    return since < SPIN_SHORT_NS || (since < SPIN_LONG_NS && spin_is_long(s));
 }
 
 void spin_slept(struct spin *s, int64_t gap) {
-    s->limit = 2 * spin_limit(s);
-    if (gap >= SPIN_MAX_NS)
-        s->limit = SPIN_MIN_NS;
-    else if (s->limit > SPIN_MAX_NS)
-        s->limit = SPIN_MAX_NS;
+    if (gap >= SPIN_LONG_NS || s->crowded())
+        s->streak = 0;
+    else if (s->single && s->streak < SPIN_STREAK)
+        s->streak++;
 }
