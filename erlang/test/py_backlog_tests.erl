@@ -3,10 +3,13 @@
 
 -include_lib("eunit/include/eunit.hrl").
 
-%% A pool without room: no tick gives a turn.
+%% A pool without room: its only node is one that has just gone.
 with(Fun) ->
     {ok, Table} = gen_server:start(py_table, [], []),
-    py_table:set_pools(#{p => #{entries => {}, labels => #{}, strategy => random, max_queue => 3, max_queue_per_caller => 2, used => true}}),
+    {Gone, Monitor} = spawn_monitor(fun() -> ok end),
+    receive {'DOWN', Monitor, process, Gone, _} -> ok end,
+    py_table:set_pools(#{p => #{entries => {{a, Gone, 1, {pynode, a}}}, labels => #{}, strategy => random,
+                                max_queue => 3, max_queue_per_caller => 2, used => true}}),
     start(),
     try Fun()
     after
@@ -52,6 +55,14 @@ in_order_test() ->
              ?assertEqual(turn, outcome(Waiter))
          end || Waiter <- [C, A, B]],
         ?assertNot(py_backlog:is_waited({p, any}))
+    end).
+
+%% Ticks give turns where there is room: the tests of this pool lost those who waited when a tick came too early.
+no_tick_gives_a_turn_without_room_test() ->
+    with(fun() ->
+        Waiters = [waiter(Which, back, infinity) || Which <- [any, {node, a}, {labels, #{x => 1}}]],
+        [?assertEqual(none, receive {Waiter, Result} -> Result after 50 -> none end) || Waiter <- Waiters],
+        ?assertEqual(3, py_backlog:count(p))
     end).
 
 %% Who may go to one node only, or to some, holds up nobody else.
