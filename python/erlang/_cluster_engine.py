@@ -18,6 +18,7 @@ TARGET = 0.2  # seconds of work in a chunk
 _BRIEF = 0.01  # seconds of work in a chunk that is a brief one
 _COMPUTES = 0.5  # from this share of its time in a processor on a job is one that computes
 _MORE = 8  # requests that are in the VM at once beyond two for each slot, where that is of use
+_PARTS = 4  # of what is left, for each slot: so a node that has become slow has little when the others have nothing
 _MAX_ITEMS = 4096  # of a chunk
 _MAX_BYTES = 4 << 20  # of its arguments, and of its results
 _REFRESH = 1.0  # seconds after which the number of slots is asked for again
@@ -289,8 +290,7 @@ class Single:
 class Map:
     """A job of many tasks: their outcomes in order. The items come from one thread, and their takers are another.
 
-    Without a chunksize chunks are as long as TARGET says, by what the tasks have taken so far, and at the end so
-    short that no node has much left when the others have nothing.
+    Without a chunksize chunks are as long as TARGET says, by what the tasks have taken so far, and shorter at the end.
     """
 
     def __init__(self, codec, function, chunksize, forget):
@@ -349,7 +349,7 @@ class Map:
 
     def _size(self, slots):
         most = self._most()
-        return most if self._chunksize else int(min(most, len(self._items) / (2 * slots)))
+        return most if self._chunksize else int(min(most, len(self._items) / (_PARTS * slots)))
 
     def _most(self):
         """Tasks in a request, while many wait."""

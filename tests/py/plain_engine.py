@@ -24,12 +24,13 @@ class VM:
     """Where the requests go; each is answered when the test says so."""
 
     def __init__(self):
+        self.slots = SLOTS
         self.requests = []
         self.queue = engine.Queue(None, {}, lambda error, home: error)
 
     async def call(self, name, *args, node):
         if name == "py_remote:slots":
-            return SLOTS
+            return self.slots
         answer = asyncio.get_running_loop().create_future()
         self.requests.append((args[0][2], answer))
         return "ok", await answer
@@ -111,6 +112,30 @@ async def _(vm):
     equal(sum(sizes), 1000)
     equal(sizes[-2 * SLOTS :], [1] * 2 * SLOTS)
     equal(max(sizes), 10)
+
+
+@case("a node that has become slow is hardly waited for at the end")
+async def _(vm):
+    vm.slots = 2
+    await vm.begin(a_map(10_000))
+    nodes, seconds, ends, now = [[], []], [0.001, 0.001], [0.0, 0.0], 0.0
+    while vm.requests or any(nodes):
+        for request in vm.requests:
+            n = min((0, 1), key=lambda n: len(nodes[n]))
+            if not nodes[n]:
+                ends[n] = now + len(request[0]) * seconds[n]
+            nodes[n].append(request)
+        vm.requests.clear()
+        n = min((n for n in (0, 1) if nodes[n]), key=lambda n: ends[n])
+        now = ends[n]
+        if now > 3:
+            seconds[1] = 0.003
+        vm.requests.append(nodes[n].pop(0))
+        if nodes[n]:
+            ends[n] = now + len(nodes[n][0][0]) * seconds[n]
+        await vm.answer(seconds[n], COMPUTES)
+    if abs(ends[0] - ends[1]) > 0.1:
+        raise AssertionError(f"one node has ended after {ends[0]:.3f} s, the other after {ends[1]:.3f} s")
 
 
 @case("a task of its own need not wait for a map of long ones")
