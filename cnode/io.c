@@ -1,19 +1,13 @@
-/* io.c - the event loop: sockets, listener, epmd, ticks; led by a worker or by the io thread. */
+/* io.c - what happens on the sockets: connections, listener, epmd, ticks. */
 #include "config.h"
 
 #include "io.h"
-#include "callback.h"
 #include "channels.h"
 #include "exec.h"
 #include "home.h"
 #include "ids.h"
-#include "leader.h"
 #include "log.h"
-#include "pool.h"
 #include "route.h"
-#include "spin.h"
-#include "stats.h"
-#include "tasks.h"
 #include "wake.h"
 
 #include <errno.h>
@@ -29,20 +23,12 @@
 #include <unistd.h>
 
 enum {
-    IO_EVENTS = 64,
-    IO_READS = 16, /* reads of one connection before the others have their turn */
-    IO_TICKS = 4,  /* ticks in a net_ticktime */
-    IO_BATCH =
-        16, /* requests after which a leader does not look: who sent them has more use for the time */
-    IO_TURNS = 4,             /* every so many looks one at all, the others at the hot connection */
-    IO_NAP_NS = 250000,       /* the io thread's looks at a leader that may be stuck */
-    IO_QUIET_NAPS = 16,       /* naps without traffic, after which the io thread sleeps */
-    IO_WAITING_MS = 1,        /* between looks at the pool while there is something to see to */
+    IO_READS = 16,            /* reads of one connection before the others have their turn */
+    IO_TICKS = 4,             /* ticks in a net_ticktime */
     IO_SOON_BYTES = 16 << 10, /* more are not held back for what may come, */
     IO_SOON_NS = 100000,      /* nor for longer */
     IO_ROOM_MS = 1000,        /* between looks whether somebody else has made room in an outbox */
     IO_IDLE_NS = 1000000000,  /* without traffic, at a tick, memory is given back */
-    IO_REPORT_NS = 1000000,   /* after which the application is told that a task runs */
 };
 
 /* What an epoll event is about: one of these addresses, or a connection. */
@@ -53,22 +39,12 @@ static struct {
     int epoll, timer;
     _Atomic int epmd; /* also written by the thread that registers again */
     struct wake wake;
-    struct leader leader;
-    pthread_t thread;
     _Atomic bool stopping;
-    _Atomic bool
-        tasks_idle;        /* the event loop's thread sleeps, without the lead, and would take it */
-    _Atomic bool standing; /* the io thread waits for events, as the leader or as it believes */
     _Atomic bool report, reopen;
     _Atomic bool asked; /* whether it goes round */
     sem_t round;        /* it does */
     _Atomic bool soon;  /* a connection has something that waits to be written with more */
     _Atomic bool forked;
-
-    /* The io thread sleeps on these when there is no traffic. */
-    pthread_mutex_t nap_lock;
-    pthread_cond_t nap_wake;
-    _Atomic bool asleep;
 
     /* Connections that others have added, for the leader to take. */
     pthread_mutex_t added_lock; /* also guards changes of conns, for io_find() */
@@ -79,16 +55,8 @@ static struct {
         report_at; /* when the timer is to fire next; 0: there is nobody to report to */
     struct conn *conns;
     int64_t traffic;  /* when there last was some */
-    struct spin spin; /* how long to look for the next */
     struct conn *hot; /* the one that brought it, which the next is likely to come from */
-    unsigned turn;
-    size_t batch; /* requests that a worker went to serve, at the last time */
-} io = {.nap_lock = PTHREAD_MUTEX_INITIALIZER,
-        .nap_wake = PTHREAD_COND_INITIALIZER,
-        .added_lock = PTHREAD_MUTEX_INITIALIZER,
-        .wake = {-1},
-        .epmd = -1,
-        .spin = {.crowded = spin_is_crowded}};
+} io = {.added_lock = PTHREAD_MUTEX_INITIALIZER, .wake = {-1}, .epmd = -1};
 
 static int io_watch(int fd, uint32_t events, void *what) {
     struct epoll_event ev = {.events = events, .data.ptr = what};
@@ -103,7 +71,7 @@ static void io_rewatch(int fd, uint32_t events, void *what) {
 }
 
 /* For the next tick or, if that comes first, the next report. */
-static int io_set_timer(void) {
+static int io_start_timer(void) {
     struct itimerspec spec = {0};
     int64_t at = io.tick_at;
 
@@ -114,14 +82,19 @@ static int io_set_timer(void) {
     return timerfd_settime(io.timer, TFD_TIMER_ABSTIME, &spec, NULL);
 }
 
+void io_set_timer(void) {
+    if (home_report_due() != io.report_at)
+        io_start_timer();
+}
+
 static int64_t io_tick_ns(void) {
     return (int64_t)io.settings.net_ticktime * 1000000000 / IO_TICKS;
 }
 
-static int io_start_timer(void) {
+static int io_init_timer(void) {
     io.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     io.tick_at = clock_now() + io_tick_ns();
-    return io.timer < 0 ? -1 : io_set_timer();
+    return io.timer < 0 ? -1 : io_start_timer();
 }
 
 /* fork(2). The list of connections is held still meanwhile, so that the child finds it whole. */
@@ -155,10 +128,8 @@ bool io_forked(void) {
 
 int io_init(const struct io_settings *settings, struct err *e) {
     io.settings = *settings;
-    leader_init(&io.leader, LEADER_IO);
-    leader_wait(&io.leader); /* the first worker takes the lead */
     io.epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (io.epoll < 0 || wake_init(&io.wake) < 0 || io_start_timer() < 0 ||
+    if (io.epoll < 0 || wake_init(&io.wake) < 0 || io_init_timer() < 0 ||
         io_watch(io.wake.fd, EPOLLIN, &io_is_wake) < 0 ||
         io_watch(io.timer, EPOLLIN, &io_is_timer) < 0 ||
         io_watch(settings->listener, EPOLLIN, &io_is_listener) < 0 || sem_init(&io.round, 0, 0) < 0)
@@ -288,8 +259,7 @@ void io_flush_soon(struct conn *c) {
         io_flush(c);
 }
 
-/* The leader's look at what has waited for long: whether something waits on. */
-static bool io_flush_overdue(int64_t now) {
+bool io_flush_overdue(int64_t now) {
     bool waits = false;
 
     if (!atomic_exchange(&io.soon, false))
@@ -329,7 +299,7 @@ bool io_wait_room(struct conn *c) {
     return true;
 }
 
-static void io_flush_all(void) {
+void io_flush_all(void) {
     for (struct conn *c = io.conns, *next; c; c = next) {
         next = c->next;
         if (!io_write(c))
@@ -468,7 +438,7 @@ static void io_timer(void) {
     report = home_report_due();
     if (report > 0 && now >= report && home_report(now))
         io_flush_all();
-    io_set_timer();
+    io_start_timer();
 }
 
 void io_list(void (*fn)(void *arg, const struct conn *c), void *arg) {
@@ -530,16 +500,16 @@ void io_set_accepting(bool accepting) {
     io_rewatch(io.settings.listener, accepting ? EPOLLIN : 0u, &io_is_listener);
 }
 
-/* The loop. */
+/* Looks and waits. */
 
 /* A connection closed by an earlier event of the same batch must not be looked at again: closing
  * only happens to the event's own connection, to one replaced (in io_woken) or to a silent
  * or broken one (in io_timer), so those two come last. */
-static void io_dispatch(const struct epoll_event *events, int n) {
+void io_see_to(const struct io_events *events) {
     bool woken = false, timer = false;
 
-    for (int i = 0; i < n; i++) {
-        void *what = events[i].data.ptr;
+    for (int i = 0; i < events->n; i++) {
+        void *what = events->list[i].data.ptr;
 
         if (what == &io_is_wake)
             woken = true;
@@ -550,7 +520,7 @@ static void io_dispatch(const struct epoll_event *events, int n) {
         else if (what == &io_is_epmd)
             io_epmd();
         else
-            io_ready(what, events[i].events);
+            io_ready(what, events->list[i].events);
     }
     if (woken)
         io_woken();
@@ -558,8 +528,29 @@ static void io_dispatch(const struct epoll_event *events, int n) {
         io_timer();
 }
 
-/* Reads the hot connection without asking epoll first: whether there was something. */
-static bool io_read_hot(void) {
+int io_wait(struct io_events *events, int timeout) {
+    events->n = epoll_wait(io.epoll, events->list, IO_EVENTS, timeout);
+    return events->n;
+}
+
+bool io_wait_with(int fd, int timeout, bool *readable) {
+    struct pollfd p[] = {{io.epoll, POLLIN, 0}, {fd, POLLIN, 0}};
+    int n = poll(p, 2, timeout);
+
+    *readable = n < 0 || (n > 0 && p[1].revents != 0);
+    return n > 0 && p[0].revents != 0;
+}
+
+bool io_look(void) {
+    struct io_events events;
+
+    if (io_wait(&events, 0) <= 0)
+        return false;
+    io_see_to(&events);
+    return true;
+}
+
+bool io_look_hot(void) {
     struct conn *c = io.hot;
     uint64_t received;
     const char *why;
@@ -578,346 +569,19 @@ static bool io_read_hot(void) {
     return true;
 }
 
-/* One look: whether something came. */
-static bool io_spin_once(void) {
-    struct epoll_event events[IO_EVENTS];
-    int n;
-
-    if (io.turn++ % IO_TURNS > 0)
-        return io_read_hot();
-    n = epoll_wait(io.epoll, events, IO_EVENTS, 0);
-    if (n > 0)
-        io_dispatch(events, n);
-    return n > 0;
+int64_t io_traffic(void) {
+    return io.traffic;
 }
 
-/* A moment awake, for what comes right after the last: whether something came. */
-static bool io_spin(void) {
-    spin_begin(&io.spin, io.batch);
-    do {
-        if (io_spin_once())
-            return true;
-    } while (spin_goes_on(&io.spin, clock_now() - io.traffic));
-    return false;
-}
-
-/* What has ended the leader's sleep has been seen to; there had been traffic before at that time. */
-static void io_slept(int64_t before) {
-    if (io.traffic > before)
-        spin_slept(&io.spin, io.traffic - before);
-}
-
-/* Sleeps until there are events, as the leader, and sees to them: false when another thread has
- * taken the lead meanwhile. */
-static bool io_wait(uint32_t me, int timeout, int *n) {
-    struct epoll_event events[IO_EVENTS];
-    int64_t before = io.traffic;
-
-    leader_wait(&io.leader);
-    *n = epoll_wait(io.epoll, events, IO_EVENTS, timeout);
-    if (!leader_resume(&io.leader, me))
-        return false;
-    if (*n > 0)
-        io_dispatch(events, *n);
-    io_slept(before);
-    return true;
-}
-
-/* The io thread has to look after a leader that goes away; wakes it if it sleeps. */
-static void io_leave(void) {
-    leader_away(&io.leader);
-    if (atomic_load(&io.standing)) /* it lost the lead while it waited and does not know yet */
-        wake_set(&io.wake);
-    if (atomic_exchange(&io.asleep, false)) {
-        pthread_mutex_lock(&io.nap_lock);
-        pthread_cond_signal(&io.nap_wake);
-        pthread_mutex_unlock(&io.nap_lock);
-    }
-}
-
-static void io_put_started(const struct request *r) {
-    home_put_started(r->conn, r->ref);
-}
-
-static void io_tell_started(const struct request *r) {
-    if (!r->id || ids_start(r->id, io_put_started))
-        io_put_started(r);
-}
-
-/* Tells the callers what they have to know of requests that wait or run, and sees to it that the homes will be
- * told of the load: in how many milliseconds there may be more to tell, or -1. */
-static int io_tell(void) {
-    bool told = exec_unannounced() > 0;
-    int64_t now = clock_now();
-    bool waits;
-
-    if (told)
-        exec_announce(route_put);
-    if (exec_unreported() > 0 &&
-        pool_report(now, io_tell_started) + tasks_report(now, IO_REPORT_NS, io_tell_started) > 0)
-        told = true;
-    if (told)
-        io_flush_all();
-    if (home_report_due() != io.report_at)
-        io_set_timer();
-    waits = io_flush_overdue(now) ||
-            callback_more(); /* of those that follow some may leave it to others */
-    return waits || exec_unreported() > 0 ? IO_WAITING_MS : -1;
-}
-
-/* Whether the lead may be taken: from an io thread that only waits; and between a worker and the event
- * loop's thread from the one that is away, which then had no use for it. */
-static bool io_may_take(uint64_t word, uint32_t me) {
-    uint32_t owner = leader_owner_of(word);
-
-    if (owner == LEADER_IO)
-        return leader_phase_of(word) == LEADER_WAIT;
-    return leader_phase_of(word) == LEADER_AWAY && (owner == LEADER_TASKS) != (me == LEADER_TASKS);
-}
-
-/* Becomes the leader again after serving, or takes the lead. */
-static bool io_take_lead(uint32_t me) {
-    uint64_t word;
-
-    if (leader_resume(&io.leader, me))
-        return true;
-    word = leader_look(&io.leader);
-    return io_may_take(word, me) && leader_take(&io.leader, word, me);
-}
-
-/* Whether the event loop's thread is to lead from here on: tasks have come, and it sleeps. */
-static bool io_is_for_tasks(void) {
-    return tasks_due() && exec_ready() == 0 && atomic_exchange(&io.tasks_idle, false);
-}
-
-bool io_lead(uint32_t me) {
-    if (!io_take_lead(me))
-        return false;
-    io.traffic = clock_now(); /* answers have just left: the next requests may be on their way */
-    while (exec_ready() == 0 && !atomic_load(&io.stopping)) {
-        int again = io_tell(), n; /* another worker may have taken one of this leader's requests */
-
-        if ((io.batch >= IO_BATCH || !io_spin()) && !io_wait(me, again, &n))
-            return false;
-        if (io_is_for_tasks()) {
-            io_leave();
-            return false;
-        }
-    }
-    io.batch = exec_ready();
-    io_leave();
-    return !atomic_load(&io.stopping);
-}
-
-/* The event loop's thread. */
-
-static int io_sooner(int a, int b) {
-    return a < 0 || (b >= 0 && b < a) ? b : a;
-}
-
-static int io_until(int64_t deadline) {
-    int64_t left = deadline - clock_now();
-
-    return deadline == 0 ? -1 : left <= 0 ? 0 : (int)((left + 999999) / 1000000);
-}
-
-static bool io_is_readable(int fd, int timeout) {
-    struct pollfd p = {fd, POLLIN, 0};
-
-    return poll(&p, 1, timeout) > 0;
-}
-
-/* A moment awake, as io_spin(): whether something came, here or to fd. A loop to whose fd something comes at each
- * turn looks here each time, too: nobody else can. */
-static bool io_spin_for_tasks(int fd, bool *readable) {
-    spin_begin(&io.spin, io.batch);
-    do {
-        *readable = io.turn % IO_TURNS == 0 && io_is_readable(fd, 0);
-        if (io_spin_once() || *readable)
-            return true;
-    } while (spin_goes_on(&io.spin, clock_now() - io.traffic));
-    return false;
-}
-
-/* Sleeps, as the leader, until there are events, which it sees to, or fd is readable or a signal has come,
- * whose handler may be Python's: false when another has taken the lead meanwhile. */
-static bool io_wait_with(int fd, int timeout, bool *readable) {
-    struct pollfd p[] = {{io.epoll, POLLIN, 0}, {fd, POLLIN, 0}};
-    struct epoll_event events[IO_EVENTS];
-    int64_t before = io.traffic;
-    int n;
-
-    leader_wait(&io.leader);
-    n = poll(p, 2, timeout);
-    *readable = n < 0 || (n > 0 && p[1].revents != 0);
-    if (!leader_resume(&io.leader, LEADER_TASKS))
-        return false;
-    n = n > 0 && p[0].revents != 0 ? epoll_wait(io.epoll, events, IO_EVENTS, 0) : 0;
-    if (n > 0)
-        io_dispatch(events, n);
-    io_slept(before);
-    return true;
-}
-
-/* Leads until there is something for the event loop (true), or another has to lead. */
-static bool io_lead_tasks(int fd, int64_t deadline) {
-    bool readable = false;
-
-    io.traffic = clock_now();
-    while (!tasks_due() && !readable && !atomic_load(&io.stopping)) {
-        int again = io_tell(), left = io_until(deadline);
-
-        if (exec_ready() > 0)
-            return false;
-        if (left == 0)
-            return true;
-        if (io.batch < IO_BATCH && io_spin_for_tasks(fd, &readable))
-            continue;
-        if (!io_wait_with(fd, io_sooner(again, left), &readable))
-            return false;
-    }
-    return !atomic_load(&io.stopping);
-}
-
-/* Whether the event loop's thread leads now. While requests wait it does not: a worker takes the lead with them, or
- * the io thread does, when nobody has had it for a while, and sees to the pool. */
-static bool io_take_lead_for_tasks(void) {
-    if (exec_ready() == 0)
-        return io_take_lead(LEADER_TASKS);
-    if (leader_owner_of(leader_look(&io.leader)) == LEADER_TASKS)
-        pool_wake();
-    return false;
-}
-
-void io_wait_tasks(int fd, int64_t deadline) {
-    bool leads, done = false;
-
-    if (tasks_due())
-        return;
-    leads = io_take_lead_for_tasks();
-    if (leads) {
-        tasks_set_looking(true);
-        done = io_lead_tasks(fd, deadline);
-        tasks_set_looking(false);
-        if (leader_owner_of(leader_look(&io.leader)) == LEADER_TASKS) {
-            io.batch = tasks_waiting();
-            io_leave();
-        }
-        if (exec_ready() > 0)
-            pool_wake();
-    }
-    if (done)
-        return;
-    atomic_store(&io.tasks_idle, !atomic_load(&io.stopping));
-    if (!tasks_due())
-        io_is_readable(fd, io_until(deadline));
-    atomic_store(&io.tasks_idle, false);
-}
-
-/* A moment awake as the leader: what comes for a worker, or for fd, ends it. */
-static void io_look_awake(int fd) {
-    bool readable = false;
-    int64_t until;
-
-    io.traffic = clock_now();
-    until = io.traffic + SPIN_SHORT_NS; /* however much more comes that is nobody's */
-    io_tell();
-    tasks_set_looking(true);
-    while (!tasks_due() && exec_ready() == 0 && !readable && !atomic_load(&io.stopping) &&
-           clock_now() < until)
-        if (!io_spin_for_tasks(fd, &readable))
-            break;
-    tasks_set_looking(false);
-    io.batch = tasks_waiting();
-}
-
-void io_look_for_tasks(int fd, bool few) {
-    if (!tasks_due() && io_take_lead_for_tasks()) {
-        if (few)
-            io_look_awake(fd);
-        io_leave();
-        if (!tasks_due() || exec_ready() > 0)
-            pool_wake();
-    }
-    atomic_store(&io.tasks_idle, few && !tasks_due() && !atomic_load(&io.stopping));
-}
-
-/* The io thread leads as long as every worker is in Python or asleep. */
-static void io_stand_in(void) {
-    bool leads;
-
-    stats_add(STATS_LEAD_TAKEN, 1);
-    io_flush_all();
-    while (!atomic_load(&io.stopping)) {
-        int again = io_tell(), look = pool_supervise(clock_now()), n;
-
-        again = io_sooner(again, look);
-        atomic_store(&io.standing, true);
-        leads = io_wait(LEADER_IO, again, &n);
-        atomic_store(&io.standing, false);
-        if (!leads)
-            return;
-        if (n > 0)
-            io_flush_all();
-    }
-    io_leave();
-}
-
-/* Sleeps until a leader goes away, unless one is away already. */
-static void io_sleep(uint64_t seen) {
-    pthread_mutex_lock(&io.nap_lock);
-    atomic_store(&io.asleep, true);
-    if (leader_look(&io.leader) != seen)
-        atomic_store(&io.asleep, false);
-    while (atomic_load(&io.asleep) && !atomic_load(&io.stopping))
-        pthread_cond_wait(&io.nap_wake, &io.nap_lock);
-    pthread_mutex_unlock(&io.nap_lock);
-}
-
-/* The io thread: while there is traffic it looks at short intervals whether the leader has been
- * in Python since the last look, and then takes the lead; else it sleeps. */
-static void *io_main(void *arg) {
-    const struct timespec nap = {0, IO_NAP_NS};
-    uint64_t seen = 0;
-    int quiet = 0;
-
-    while (!atomic_load(&io.stopping)) {
-        uint64_t word = leader_look(&io.leader);
-
-        if (word != seen) {
-            quiet = 0;
-        } else if (leader_phase_of(word) == LEADER_AWAY) {
-            if (leader_take(&io.leader, word, LEADER_IO))
-                io_stand_in();
-            quiet = 0;
-        } else if (++quiet > IO_QUIET_NAPS && leader_phase_of(word) == LEADER_WAIT) {
-            io_sleep(word);
-            quiet = 0;
-        }
-        seen = leader_look(&io.leader);
-        nanosleep(&nap, NULL);
-    }
-    return arg;
-}
-
-int io_start(struct err *e) {
-    sigset_t all, before;
-    int error;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* its waits need no interruptions */
-    error = pthread_create(&io.thread, NULL, io_main, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error)
-        return err_set(e, EX_OSERR, "io: cannot start a thread: %s", strerror(error));
-    return 0;
+void io_set_traffic(int64_t now) {
+    io.traffic = now;
 }
 
 void io_stop(void) {
     atomic_store(&io.stopping, true);
     wake_set(&io.wake);
-    pthread_mutex_lock(&io.nap_lock);
-    pthread_cond_signal(&io.nap_wake);
-    pthread_mutex_unlock(&io.nap_lock);
-    pthread_join(io.thread, NULL);
+}
+
+bool io_is_stopping(void) {
+    return atomic_load(&io.stopping);
 }

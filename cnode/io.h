@@ -1,14 +1,15 @@
-/* io.h - the event loop: sockets, listener, epmd, ticks; led by a worker or by the io thread.
+/* io.h - what happens on the sockets: connections, listener, epmd, ticks.
  *
- * io_lead() is a worker's turn as leader; the io thread (io_start) stands in when the leader
- * stays in Python. io_flush(), io_add() and io_signal() are any thread's, io_signal() also a
- * signal handler's. No GIL.
+ * One thread at a time sees to it, the leader (lead.h). io_flush(), io_add() and io_signal() are any thread's,
+ * io_signal() also a signal handler's. No GIL.
  */
 #ifndef PYNODE_IO_H
 #define PYNODE_IO_H
 
 #include "conn.h"
 #include "err.h"
+
+#include <sys/epoll.h>
 
 struct io_settings {
     int listener;         /* a listening socket; io waits for it, accept() takes what comes */
@@ -19,25 +20,19 @@ struct io_settings {
     void (*report)(void); /* SIGUSR1: print the native state */
 };
 
+enum { IO_EVENTS = 64 };
+
+/* What a wait has found. */
+struct io_events {
+    struct epoll_event list[IO_EVENTS];
+    int n; /* -1: a signal came */
+};
+
 int io_init(const struct io_settings *settings, struct err *e);
 
-/* Starts the io thread: 0, or -1 with e. io_stop() ends it and every leader. */
-int io_start(struct err *e);
+/* The node stops: every leader sees that, waiting or not. */
 void io_stop(void);
-
-/* Worker `me` leads until requests are queued (true; it is then away and must serve them), or
- * cannot lead, as another does or the node stops (false). */
-bool io_lead(uint32_t me);
-
-/* The thread of the event loop waits for something to do there (tasks_due()), for fd to be readable, or
- * for the deadline (clock_now(); 0: none). It leads meanwhile if it can: then a task runs in the thread
- * that has read it. */
-void io_wait_tasks(int fd, int64_t deadline);
-
-/* The same for a loop that sleeps elsewhere: a moment awake, before it does. Not after many tasks at once: the next
- * ones are left to a worker. Until then a worker that reads a task leaves the lead to the loop, which is to look
- * again after its turn. */
-void io_look_for_tasks(int fd, bool few);
+bool io_is_stopping(void);
 
 /* A connection that has shaken hands; taken. One to the same peer that is there already is
  * closed: the peer would not have come again if it still were alive. */
@@ -64,7 +59,7 @@ int io_count(void);
 void io_kick(void);
 
 /* Waits until the leader, whoever that is, has gone round once: it answers wake-ups. For one thread,
- * before io_stop(). */
+ * before lead_stop(). */
 void io_go_round(void);
 
 /* Whether this is a child of the process that the node is: it has none of the node's threads, and
@@ -80,7 +75,34 @@ void io_set_accepting(bool accepting);
 /* Wakes the leader for SIGUSR1 (report) or SIGHUP (log_reopen). Async-signal-safe. */
 void io_signal(int signo);
 
-/* Calls fn for each connection. The leader's only, so from settings->report. */
+/* The leader's only, what follows. */
+
+/* A look, without a wait: sees to what there is, if there is something. The second one is at the connection that has
+ * brought something last, without asking epoll. */
+bool io_look(void);
+bool io_look_hot(void);
+
+/* A wait of so many ms, -1: without end, and what is to be done then: as many as have been found. One who has lost
+ * the lead meanwhile does not, and whoever has it finds the same. */
+int io_wait(struct io_events *events, int timeout);
+void io_see_to(const struct io_events *events);
+
+/* A wait also for fd: whether io_look() will find something. fd counts as readable when a signal has come. */
+bool io_wait_with(int fd, int timeout, bool *readable);
+
+/* When something was last read, or may have been caused. */
+int64_t io_traffic(void);
+void io_set_traffic(int64_t now);
+
+/* Writes what there is for any connection; what has been left to others for too long: whether anything is left to
+ * them still. */
+void io_flush_all(void);
+bool io_flush_overdue(int64_t now);
+
+/* Homes are to hear something at another time than before (home_report_due()). */
+void io_set_timer(void);
+
+/* Calls fn for each connection. So from settings->report. */
 void io_list(void (*fn)(void *arg, const struct conn *c), void *arg);
 
 #endif

@@ -5,6 +5,7 @@
 #include "pool.h"
 #include "home.h"
 #include "io.h"
+#include "lead.h"
 #include "log.h"
 #include "node.h"
 #include "notify.h"
@@ -246,7 +247,7 @@ bool leave_stop(void) {
     node_unpublish();
     leave_part();
     pool_stop_begin();
-    io_stop();
+    lead_stop();
     leave.all_ended = pool_stop_wait(LEAVE_STOP_SECONDS) && watched;
     log_info("node: stopped");
     return leave.all_ended;

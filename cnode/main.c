@@ -26,6 +26,7 @@
 #include "home.h"
 #include "ids.h"
 #include "io.h"
+#include "lead.h"
 #include "leave.h"
 #include "log.h"
 #include "mailbox.h"
@@ -151,7 +152,7 @@ static int main_start(const char *program, struct err *e) {
         return -1;
     ids_init((size_t)options.remember_ids);
     exec_init(options.workers, options.max_workers, (size_t)options.queue_size, &py_worker_hooks);
-    if (io_start(e) < 0)
+    if (lead_start(e) < 0)
         return -1;
     if (pool_start() < 0)
         return err_set(e, EX_OSERR, "exec: cannot start threads: %s", strerror(errno));

@@ -34,7 +34,7 @@ int notify_watch(uint64_t interval, const struct notify_hooks *hooks, struct err
 void notify_draining(size_t requests);
 
 /* The node stops: false when the watchdog's thread has not ended within that many seconds, as the
- * interpreter cannot be had. Before io_stop(). */
+ * interpreter cannot be had. Before lead_stop(). */
 bool notify_stop(double seconds);
 
 #endif

@@ -21,7 +21,7 @@ struct pool_numbers {
 int pool_start(void);
 
 /* Ends the workers that are not in Python, and waits up to seconds: whether all have ended. In
- * between the leader has to be woken (io_stop). */
+ * between the leader has to be woken (lead_stop). */
 void pool_stop_begin(void);
 bool pool_stop_wait(double seconds);
 

@@ -5,6 +5,7 @@
 #include "clock.h"
 #include "exec.h"
 #include "io.h"
+#include "lead.h"
 #include "leave.h"
 #include "load.h"
 #include "log.h"
@@ -398,7 +399,7 @@ static PyObject *py_loop_flush(PyObject *self, PyObject *unused) {
     py_leave();
     py_reply_flush(&py_loop.batch);
     if (!atomic_load(&py_loop.stop))
-        io_look_for_tasks(py_loop.backend, py_loop.few);
+        lead_look_for_tasks(py_loop.backend, py_loop.few);
     since = load_entering();
     py_enter();
     load_entered(since);
@@ -414,7 +415,7 @@ static void py_loop_pass(int fd, int64_t deadline) {
     py_leave();
     py_reply_flush(&py_loop.batch);
     if (deadline == 0 || deadline > clock_now())
-        io_wait_tasks(fd, deadline);
+        lead_for_tasks(fd, deadline);
     since = load_entering();
     py_enter();
     load_entered(since);
@@ -501,7 +502,7 @@ static void py_loop_refuse(void) {
         }
         py_leave();
         py_reply_flush(&py_loop.batch);
-        io_wait_tasks(tasks_fd(), 0);
+        lead_for_tasks(tasks_fd(), 0);
         py_enter();
     }
 }

@@ -4,6 +4,7 @@
 #include "py_worker.h"
 #include "conn.h"
 #include "io.h"
+#include "lead.h"
 #include "load.h"
 #include "py.h"
 #include "py_call.h"
@@ -29,7 +30,7 @@ static void py_worker_stop(struct exec_worker *w) {
 }
 
 static bool py_worker_lead(struct exec_worker *w) {
-    return io_lead(w->number);
+    return lead_as_worker(w->number);
 }
 
 static bool py_worker_hold(const struct request *r) {

@@ -7,6 +7,7 @@
 
 #include "pool.h"
 #include "io.h"
+#include "lead.h"
 #include "route.h"
 #include "tap.h"
 
@@ -48,7 +49,7 @@ static void serve_cb(struct exec_worker *w) {
 }
 
 static bool lead_cb(struct exec_worker *w) {
-    return io_lead(w->number);
+    return lead_as_worker(w->number);
 }
 
 static const struct exec_hooks hooks = {worker_cb, serve_cb, lead_cb, worker_cb, NULL, NULL};
@@ -70,7 +71,7 @@ static void scene_start(void (*report)(void)) {
     sem_init(&let_go, 0, 0);
     request_init("py@h", 77);
     route_init("py@h");
-    if (listen(settings.listener, 1) < 0 || io_init(&settings, &e) < 0 || io_start(&e) < 0 ||
+    if (listen(settings.listener, 1) < 0 || io_init(&settings, &e) < 0 || lead_start(&e) < 0 ||
         pool_start() < 0)
         _exit(98);
 }

@@ -8,6 +8,7 @@
 #include "answer.h"
 #include "control.h"
 #include "io.h"
+#include "lead.h"
 #include "log.h"
 #include "pool.h"
 #include "procs.h"
@@ -164,7 +165,7 @@ static void loop_sleep_elsewhere(size_t ran) {
     if (ran > 0) {
         int64_t since = processor_time(), took;
 
-        io_look_for_tasks(-1, ran < 16);
+        lead_look_for_tasks(-1, ran < 16);
         took = processor_time() - since;
         if (took > atomic_load(&longest_look))
             atomic_store(&longest_look, took);
@@ -198,7 +199,7 @@ static void *loop_main(void *arg) {
         if (atomic_load(&loop_sleeps_elsewhere))
             loop_sleep_elsewhere(ran);
         else
-            io_wait_tasks(atomic_load(&loop_own) < 0 ? tasks_fd() : atomic_load(&loop_own),
+            lead_for_tasks(atomic_load(&loop_own) < 0 ? tasks_fd() : atomic_load(&loop_own),
                           clock_now() + (int64_t)SECONDS * 1000000000);
     }
     buf_done(&me.out);
@@ -212,7 +213,7 @@ static bool start_loop_cb(void) {
 }
 
 static bool lead_cb(struct exec_worker *w) {
-    return io_lead(w->number);
+    return lead_as_worker(w->number);
 }
 
 static bool hold_cb(const struct request *r) {
@@ -812,9 +813,9 @@ static void test_stop(void) {
     tasks_wake();
     pthread_join(loop, NULL);
     pool_stop_begin();
-    io_stop();
-    ok(pool_stop_wait(SECONDS), "io_stop() ends every leader");
-    ok(!io_lead(1), "and nobody can lead any more");
+    lead_stop();
+    ok(pool_stop_wait(SECONDS), "lead_stop() ends every leader");
+    ok(!lead_as_worker(1), "and nobody can lead any more");
     close(fd);
 }
 
@@ -862,7 +863,7 @@ static void start(void) {
     exec_init(1, 4, 100, &hooks);
     if (tasks_init(100, start_loop_cb) < 0)
         tap_bail("no tasks");
-    if (io_init(&settings, &e) < 0 || io_start(&e) < 0)
+    if (io_init(&settings, &e) < 0 || lead_start(&e) < 0)
         tap_bail("%s", e.text);
     if (early)
         push_early();

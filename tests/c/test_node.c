@@ -8,6 +8,7 @@
 #include "conn.h"
 #include "handshake.h"
 #include "io.h"
+#include "lead.h"
 #include "log.h"
 #include "meet.h"
 #include "node.h"
@@ -793,7 +794,7 @@ static void nothing_cb(struct exec_worker *w) {
 }
 
 static bool lead_cb(struct exec_worker *w) {
-    return io_lead(w->number);
+    return lead_as_worker(w->number);
 }
 
 static void nothing(void) {
@@ -812,7 +813,7 @@ static void start(void) {
     request_init(node_name(), node_creation());
     route_init(node_name());
     exec_init(1, 1, 100, &hooks);
-    if (io_init(&settings, &e) < 0 || io_start(&e) < 0)
+    if (io_init(&settings, &e) < 0 || lead_start(&e) < 0)
         tap_bail("%s", e.text);
     if (pool_start() < 0)
         tap_bail("no pool");
@@ -885,7 +886,7 @@ int main(void) {
     node_unpublish();
     ok(epmd_knows("py", 0), "the name is given back");
     pool_stop_begin();
-    io_stop();
+    lead_stop();
     ok(pool_stop_wait(SECONDS), "all ends");
     stop_epmd(epmd);
     free(log_path);

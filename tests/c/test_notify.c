@@ -213,7 +213,7 @@ int main(void) {
     test_worker_busy();
     test_leaving();
     pool_stop_begin();
-    io_stop();
+    lead_stop();
     ok(pool_stop_wait(SECONDS), "all threads end");
     free(text);
     free(log);

@@ -49,7 +49,7 @@ static void stop_node(int requests) {
     while (requests-- > 0)
         sem_post(&let_go);
     pool_stop_begin();
-    io_stop();
+    lead_stop();
     if (!pool_stop_wait(60))
         _exit(97);
 }

@@ -17,7 +17,7 @@ entering and leaving Python | \b(PyGILState_|PyEval_(Save|Restore)Thread|PyThrea
 HTTP | \bHTTP\b|"http\.h" | http.[ch] scrape.c
 Python at all | <Python\.h>|\bPyObject\b|\bPy_(INCREF|DECREF)\b | py*.[ch] main.c
 asyncio | asyncio | py_loop.c options.c
-making threads | \bpthread_create\b | io.c pool.c taskpool.c thread.c
+making threads | \bpthread_create\b | lead.c pool.c taskpool.c thread.c
 the environment | \b(secure_)?getenv\b|\benviron\b | options.c cookie.c node.c
 the command line | \bargv\b | options.[ch] main.c py.c
 END
