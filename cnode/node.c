@@ -38,8 +38,10 @@ enum {
 static struct {
     ei_cnode cnode;
     int listener, port;
-    _Atomic int epmd; /* the connection that keeps the name */
-} node = {.listener = -1, .epmd = -1};
+    pthread_mutex_t epmd_lock; /* what follows */
+    int epmd;                  /* the connection that keeps the name; the leader closes it */
+    bool leaving;              /* the name is not wanted any more */
+} node = {.listener = -1, .epmd_lock = PTHREAD_MUTEX_INITIALIZER, .epmd = -1};
 
 const char *node_name(void) {
     return ei_thisnodename(&node.cnode);
@@ -122,10 +124,12 @@ int node_init(const struct options *o, struct err *e) {
 int node_epmd_port(void) {
     struct sockaddr_in address;
     socklen_t len = sizeof address;
+    int result;
 
-    if (getpeername(node.epmd, (struct sockaddr *)&address, &len) < 0)
-        return 0;
-    return ntohs(address.sin_port);
+    pthread_mutex_lock(&node.epmd_lock);
+    result = getpeername(node.epmd, (struct sockaddr *)&address, &len);
+    pthread_mutex_unlock(&node.epmd_lock);
+    return result < 0 ? 0 : ntohs(address.sin_port);
 }
 
 /* Runs `epmd -daemon`, which returns at once. */
@@ -149,22 +153,49 @@ static int node_register(void) {
     return ei_publish(&node.cnode, node.port);
 }
 
+static void node_set_leaving(bool leaving) {
+    pthread_mutex_lock(&node.epmd_lock);
+    node.leaving = leaving;
+    if (leaving &&
+        node.epmd >= 0) /* not closed: its number would be another's while the leader looks at it */
+        shutdown(node.epmd, SHUT_RDWR);
+    pthread_mutex_unlock(&node.epmd_lock);
+}
+
+/* What node_register() has given is watched: whether it is wanted. */
+static bool node_keep(int fd) {
+    bool wanted;
+
+    pthread_mutex_lock(&node.epmd_lock);
+    wanted = !node.leaving;
+    if (wanted) {
+        node.epmd = fd;
+        io_watch_epmd(fd);
+    } else {
+        close(fd);
+    }
+    pthread_mutex_unlock(&node.epmd_lock);
+    return wanted;
+}
+
 int node_publish(struct err *e) {
     int64_t deadline;
+    int fd;
 
-    node.epmd = node_register();
-    if (node.epmd < 0 && erl_errno == ECONNREFUSED) {
+    node_set_leaving(false);
+    fd = node_register();
+    if (fd < 0 && erl_errno == ECONNREFUSED) {
         log_info("epmd: none is running, starting one");
         if (node_start_epmd() < 0)
             return err_set(e, EX_UNAVAILABLE, "epmd: cannot start one: %s", strerror(errno));
         deadline = clock_now() + (int64_t)NODE_EPMD_START_SECONDS * 1000000000;
         do {
             thread_pause(20);
-            node.epmd = node_register();
-        } while (node.epmd < 0 && erl_errno == ECONNREFUSED && clock_now() < deadline);
+            fd = node_register();
+        } while (fd < 0 && erl_errno == ECONNREFUSED && clock_now() < deadline);
     }
-    if (node.epmd >= 0) {
-        io_watch_epmd(node.epmd);
+    if (fd >= 0) {
+        node_keep(fd);
         return 0;
     }
     if (erl_errno == EIO)
@@ -173,9 +204,16 @@ int node_publish(struct err *e) {
 }
 
 void node_unpublish(void) {
-    if (node.epmd >= 0)
-        close(node.epmd);
-    node.epmd = -1;
+    node_set_leaving(true);
+}
+
+static bool node_is_leaving(void) {
+    bool leaving;
+
+    pthread_mutex_lock(&node.epmd_lock);
+    leaving = node.leaving;
+    pthread_mutex_unlock(&node.epmd_lock);
+    return leaving;
 }
 
 static void *node_register_main(void *arg) {
@@ -187,18 +225,23 @@ static void *node_register_main(void *arg) {
             log_warning("epmd: cannot register again, trying on: %s", strerror(erl_errno));
         told = told || erl_errno != ECONNREFUSED;
         thread_pause(NODE_EPMD_RETRY_MS);
+        if (node_is_leaving())
+            return arg;
     }
-    node.epmd = fd;
-    log_info("epmd: registered again");
-    io_watch_epmd(fd);
+    if (node_keep(fd))
+        log_info("epmd: registered again");
     return arg;
 }
 
 void node_epmd_lost(void) {
     int error;
 
+    pthread_mutex_lock(&node.epmd_lock);
     close(node.epmd);
     node.epmd = -1;
+    pthread_mutex_unlock(&node.epmd_lock);
+    if (node_is_leaving())
+        return;
     log_warning("epmd: gone, registering again when it is back");
     error = thread_start(node_register_main, NULL);
     if (error)

@@ -28,10 +28,11 @@ int node_epmd_port(void);
 /* Registers the name at epmd and keeps it; starts epmd if there is none, as erl does. */
 int node_publish(struct err *e);
 
-/* Gives the name back. */
+/* Gives the name back, and takes no other until node_publish(). */
 void node_unpublish(void);
 
-/* epmd has gone: registers again as soon as there is one, from a thread of its own. */
+/* The connection to epmd has ended. If it was epmd's end, registers again as soon as there is one, from a thread of its
+ * own. */
 void node_epmd_lost(void);
 
 #endif

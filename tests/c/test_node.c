@@ -9,6 +9,7 @@
 #include "handshake.h"
 #include "io.h"
 #include "lead.h"
+#include "thread.h"
 #include "log.h"
 #include "meet.h"
 #include "node.h"
@@ -591,6 +592,23 @@ static void test_epmd(pid_t *epmd) {
     ok(logged("epmd: registered again"), "so was the new one");
 }
 
+static void test_unpublish(pid_t *epmd) {
+    struct err e = {0};
+
+    node_unpublish();
+    ok(epmd_knows("py", 0), "the name is given back");
+    while (node_epmd_port() != 0) /* the leader closes the connection */
+        moment();
+    is_int(node_publish(&e), 0, "and registered anew");
+    stop_epmd(*epmd);
+    while (node_epmd_port() != 0)
+        moment();
+    node_unpublish();
+    *epmd = start_epmd();
+    thread_pause(500);
+    is_int(epmd_lookup("py"), 0, "a node that leaves while there is no epmd does not register at the next one");
+}
+
 /* A feigned node that we connect to: what it does with who connects. */
 struct host {
     int listener, fd;
@@ -883,8 +901,7 @@ int main(void) {
     test_epmd(&epmd);
     test_connect_as();
     test_connect();
-    node_unpublish();
-    ok(epmd_knows("py", 0), "the name is given back");
+    test_unpublish(&epmd);
     pool_stop_begin();
     lead_stop();
     ok(pool_stop_wait(SECONDS), "all ends");
