@@ -23,10 +23,15 @@ static bool http_is_text(char c) {
     return c == '\t' || ((unsigned char)c >= ' ' && c != 127);
 }
 
-/* Takes the bytes up to a space, each of which must be visible ASCII: none is wrong. */
+/* Visible ASCII. */
+static bool http_is_visible(char c) {
+    return c > ' ' && c < 127;
+}
+
+/* Takes the visible bytes that come next: none is wrong. */
 static bool http_take_word(struct http_text *line, struct http_text *word) {
     word->at = line->at;
-    while (line->at<line->end && * line->at> ' ' && *line->at < 127)
+    while (line->at < line->end && http_is_visible(*line->at))
         line->at++;
     word->end = line->at;
     return word->end > word->at;
