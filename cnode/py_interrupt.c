@@ -7,6 +7,7 @@
 #include "mailbox.h"
 #include "pool.h"
 #include "py.h"
+#include "py_backedge.h"
 
 #include <time.h>
 
@@ -62,6 +63,7 @@ static bool py_interrupt_worker(const struct exec_worker *w) {
     PyErr_Clear();
     if (py_interrupt_imports(frame))
         return false;
+    py_backedge_cover(frame);
     py_raise_in(w->python_id, py_interrupt_class);
     callback_interrupt(w->python_id); /* there, and below, it sees no bytecode */
     channels_interrupt(w->python_id);

@@ -163,7 +163,6 @@ static void test_loop(void) {
     is_int(look(&cancelled) + look(&failed), 3, "as if nothing had been");
 }
 
-/* The loop is a function's: a compiler may leave a bare loop's jump out of what its try covers. */
 #define SPIN        \
     "def spin():\n" \
     "    while x: pass\n"
@@ -194,6 +193,69 @@ static void test_caught(void) {
     interrupt("b");
     ok(until(&served, 2), "ends as it likes");
     is_int(look(&cancelled) + look(&failed), 1, "with no error");
+}
+
+/* The jump back is the one place at which something can be raised. */
+#define BLOCK(head, body, tail)       \
+    "def block():\n" head "        note()\n" \
+    "        while x:\n" body tail "block()\n"
+#define FINALLY "    finally:\n        note()\n"
+#define TEN "            y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1\n"
+#define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
+
+/* A context that says when it is left, and a loop whose jump back has a long distance; one inside a block inside another,
+ * and one that is left to a block further out. */
+static const char *const blocks[] = {
+    BLOCK("    try:\n", "            pass\n", FINALLY),
+    BLOCK("    try:\n", HUNDRED HUNDRED, FINALLY),
+    BLOCK("    try:\n", "            pass\n", "    except BaseException:\n        note()\n        raise\n"),
+    "class Context:\n"
+    "    def __enter__(self): note()\n"
+    "    def __exit__(self, *raised): note()\n"
+    "def block():\n"
+    "    with Context():\n"
+    "        while x: pass\n"
+    "block()\n",
+    "def block():\n"
+    "    try:\n"
+    "        while x:\n"
+    "            try: y = 1\n"
+    "            except ValueError: pass\n"
+    "            for z in 1, 2:\n"
+    "                try:\n"
+    "                    note()\n"
+    "                    while x: pass\n"
+    "                except KeyError: pass\n"
+    "    finally: note()\n"
+    "block()\n",
+    "def spin():\n"
+    "    y = 1\n"
+    "    while x: pass\n"
+    "def block():\n"
+    "    try:\n"
+    "        note()\n"
+    "        while x: spin()\n"
+    "    finally: note()\n"
+    "block()\n",
+};
+
+static void test_block(void) {
+    bool left = true;
+
+    begin();
+    for (int i = 0; i < 5; i++)
+        for (size_t j = 0; j < sizeof blocks / sizeof *blocks; j++) {
+            push("a", NULL, blocks[j]);
+            if (!until(&noted, 1))
+                tap_bail("block %zu did not begin", j);
+            interrupt("a");
+            until(&served, 1);
+            if (look(&noted) != 2 || look(&cancelled) != 1)
+                printf("# block %zu: left %d times\n", j, look(&noted) - 1);
+            left = left && look(&noted) == 2 && look(&cancelled) == 1;
+            begin();
+        }
+    ok(left, "a block that a loop is interrupted in is left as by any exception");
 }
 
 /* What has a frame of this file below it imports. */
@@ -298,6 +360,7 @@ int main(void) {
         tap_bail("no pool");
     test_loop();
     test_caught();
+    test_block();
     test_import();
     test_stuck();
     test_short();
