@@ -129,8 +129,8 @@ wait_watched(Node, Pid, Slot, Ref, MF, Timeout, Waited) ->
     Result = receive
                  {py_response, Ref, R} ->
                      R;
-                 {'DOWN', Monitor, process, _, Reason} ->
-                     ended(Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}})
+                 {'DOWN', Monitor, process, _, _} ->
+                     ended(Ref, {error, {node_down, Node, py_node:progress(Ref, Pid)}})
              after left(Timeout, Waited) ->
                      case ended(Ref, none) of
                          none -> Pid ! {cancel, Ref, MF}, {error, timeout};

@@ -144,7 +144,7 @@ handle_continue(start, S = #s{options = #{nodes := Specs}, wanted = Wanted}) ->
     [begin erlang:monitor(process, Pid), py_node:detach(Pid) end
      || {_, Pid, _, _} <- supervisor:which_children(py_node_sup), is_pid(Pid)],
     [erlang:send_after(?FORGET, self(), {forget, Pid}) || Pid <- py_table:pids()],
-    [answer_gone(default, Pid, noproc) || Pid <- py_table:pids_of_calls(), not is_process_alive(Pid)],
+    [answer_gone(default, Pid) || Pid <- py_table:pids_of_calls(), not is_process_alive(Pid)],
     [self() ! {retry, Node} || Node <- maps:keys(Wanted)],
     Running = [{maps:get(node, Info), Pid, Info}
                || {_, Pid, _, _} <- supervisor:which_children(py_port_sup), is_pid(Pid), Info <- port_info(Pid)],
@@ -278,7 +278,7 @@ handle_info({py_cast, Name, Args}, S) when is_binary(Name), is_list(Args) ->
 handle_info({'DOWN', Monitor, process, Pid, Reason}, S = #s{nodes = Nodes}) ->
     case [Node || {Node, #node{monitor = M}} <- maps:to_list(Nodes), M =:= Monitor] of
         [Node] -> {noreply, settle(node_down(Node, Pid, Reason, S))};
-        [] -> answer_gone(default, Pid, Reason), {noreply, settle(publish(port_down(Pid, Reason, S)))}
+        [] -> answer_gone(default, Pid), {noreply, settle(publish(port_down(Pid, Reason, S)))}
     end;
 handle_info({retry, Node}, S = #s{nodes = Nodes, wanted = Wanted}) ->
     case [Pid || {Pid, #port{node = N, stopped = false}} <- maps:to_list(S#s.ports), N =:= Node] of
@@ -305,7 +305,7 @@ attach(Node, Source, Waiting, S = #s{nodes = Nodes}) ->
     case Nodes of
         #{Node := #node{pid = Old, waiting = Before}} ->
             py_node:detach(Old),
-            attach(Node, Source, Waiting ++ Before, node_gone(Node, Old, {shutdown, detached}, S));
+            attach(Node, Source, Waiting ++ Before, node_gone(Node, Old, S));
         _ ->
             {ok, Pid} = py_node_sup:start_node(Node, node_options(Source, S)),
             N = #node{pid = Pid, monitor = erlang:monitor(process, Pid), source = Source, waiting = Waiting},
@@ -323,7 +323,7 @@ node_options(_, _) ->
 node_down(Node, Pid, Reason, S = #s{nodes = Nodes, wanted = Wanted}) ->
     #{Node := #node{source = Source, waiting = Waiting}} = Nodes,
     [gen_server:reply(From, {error, reason(Reason)}) || From <- Waiting],
-    Left = node_gone(Node, Pid, Reason, S),
+    Left = node_gone(Node, Pid, S),
     case Source of
         {port, _} ->
             retry(Node, ?RETRY_PORT, Left);
@@ -345,8 +345,8 @@ reason({shutdown, Reason}) -> Reason;
 reason(Reason) -> Reason.
 
 %% What has begun there is answered, if py_home has not done it.
-node_gone(Node, Pid, Reason, S) ->
-    answer_gone(Node, Pid, Reason),
+node_gone(Node, Pid, S) ->
+    answer_gone(Node, Pid),
     remove(Node, Pid, S).
 
 %% The counter is kept for a while: callers that learn of the end late count themselves off.
@@ -354,8 +354,8 @@ remove(Node, Pid, S = #s{nodes = Nodes}) ->
     erlang:send_after(?FORGET, self(), {forget, Pid}),
     publish(S#s{nodes = maps:remove(Node, Nodes)}).
 
-answer_gone(Node, Pid, Reason) ->
-    py_table:answer_calls([{Ref, {error, {node_down, Node, py_node:progress(Ref, Pid, Reason)}}}
+answer_gone(Node, Pid) ->
+    py_table:answer_calls([{Ref, {error, {node_down, Node, py_node:progress(Ref, Pid)}}}
                            || Ref <- py_table:calls_of(Pid)]).
 
 %% What the user has said of a node that is not configured, which outlives this process: to be connected,

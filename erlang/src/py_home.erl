@@ -7,7 +7,7 @@
 %%
 %%      a list                       from the node: {Ref, Result}, and items that are for py_node
 %%      {answer, Ref, Result}        of py_node: the outcome, if there is none yet
-%%      {close, Reason}              of py_node, which waits for {closed, self()} and ends then
+%%      close                        of py_node, which waits for {closed, self()} and ends then
 %%
 %% py_node is told for each list {home, Items, Ended}, and else {ended, Ended}; Ended is [{Owner, how many of its
 %% calls have their answer now}].
@@ -43,10 +43,10 @@ loop(H = #h{py_node = PyNode, monitor = Monitor}) ->
             {[], Ended} = answer([{Ref, Result}], [], none, 0, []),
             PyNode ! {ended, Ended},
             loop(H);
-        {close, Reason} ->
-            close(Reason, H);
-        {'DOWN', Monitor, process, _, Reason} ->
-            close(Reason, H);
+        close ->
+            close(H);
+        {'DOWN', Monitor, process, _, _} ->
+            close(H);
         Other -> % py_attached
             PyNode ! Other,
             loop(H)
@@ -79,8 +79,8 @@ answer([], Left, Owner, Count, Ended) ->
 
 %% The node is told that it has no home any more: it would not look for another one. That may wait for ever, so it
 %% comes last.
-close(Reason, #h{py_node = PyNode, node = Node}) ->
-    [py_table:answer_call(Ref, {error, {node_down, Node, py_node:progress(Ref, PyNode, Reason)}})
+close(#h{py_node = PyNode, node = Node}) ->
+    [py_table:answer_call(Ref, {error, {node_down, Node, py_node:progress(Ref, PyNode)}})
      || Ref <- py_table:calls_of(PyNode)],
     PyNode ! {closed, self()},
     erlang:send({pynode, Node}, {detach, self()}, [noconnect]),

@@ -1,8 +1,8 @@
 %% @private
 %% py_node - stands for one connected Python node: callers monitor it, and it combines their calls.
 %%
-%% It lives as long as the connection; its exit reason is what its callers learn:
-%% {node_down, Node, Started}, with the requests that had been reported as started. Messages to it:
+%% It lives as long as the connection. What it knew of its requests at its end is in py_table, and callers ask for it
+%% by progress/2. Messages to it:
 %%
 %%      {call, Ref, M, F, Args, Opts}    from callers: goes to the node as it is, with others
 %%      {cast, M, F, Args, Opts}         the same
@@ -30,7 +30,7 @@
 -module(py_node).
 
 -export([start_link/2, init/3]).
--export([detach/1, progress/3, info/1]).
+-export([detach/1, progress/2, info/1]).
 
 -export_type([options/0]).
 
@@ -195,7 +195,7 @@ take({unwatch, Ref}, Batch, N, S) ->
     drain(Batch, N, unwatch(Ref, S));
 take({'DOWN', Monitor, process, Pid, _}, Batch, N, S) ->
     case {get(monitor), get(home)} of
-        {Monitor, _} -> finish(node_down, Batch, S);
+        {Monitor, _} -> finish({shutdown, node_down}, Batch, S);
         {_, Monitor} -> finish(home_down, Batch, S);
         _ -> down(Monitor, Pid, Batch, N, S)
     end;
@@ -487,16 +487,13 @@ kill(Ref, S = #s{cancelled = Cancelled, node = Node, options = Options}) ->
 
 %%% ------------------------------------------------------------------ the end
 
-%% What is known of a request of a node that has gone, by the exit reason of its process.
--spec progress(reference(), pid(), term()) -> not_started | started | unknown.
-progress(Ref, Pid, {shutdown, {node_down, _, Started}}) -> reached(Ref, Pid, Started);
-progress(Ref, Pid, _) -> reached(Ref, Pid, py_table:started(Pid)).
-
-reached(Ref, _, Started) when is_map_key(Ref, Started) -> started;
-reached(_, Pid, _) ->
-    case py_table:has_left(Pid) of
-        true -> not_started;
-        false -> unknown
+%% What is known of a request that its process has not answered, and has ended.
+-spec progress(reference(), pid()) -> not_started | started | unknown.
+progress(Ref, Pid) ->
+    case py_table:gone(Pid) of
+        {#{Ref := true}, _} -> started;
+        {_, true} -> not_started;
+        {_, false} -> unknown
     end.
 
 %% What came in time goes out before.
@@ -513,17 +510,12 @@ finish(Reason, Batch, S0 = #s{home = Home, unsent = Unsent}) ->
     [never_sent(Request, S0) || Request <- lists:flatten(lists:reverse(Unsent)) ++ lists:reverse(Batch)],
     S = finish_mailbox(S0),
     [exit(Pid, kill) || Pid <- maps:values(S#s.functions)], % nobody waits for them any more
-    map_size(S#s.started) > 0 andalso py_table:set_started(self(), S#s.started),
-    Reason =:= node_down andalso S#s.leaving andalso py_table:set_left(self()),
-    Exit = case Reason of
-               node_down -> {shutdown, {node_down, S#s.node, S#s.started}};
-               _ -> Reason
-           end,
-    Home ! {close, Exit},
+    py_table:set_gone(self(), S#s.started, Reason =:= {shutdown, node_down} andalso S#s.leaving),
+    Home ! close,
     Monitor = get(home),
     receive
-        {closed, Home} -> exit(Exit);
-        {'DOWN', Monitor, process, _, _} -> exit(Exit)
+        {closed, Home} -> exit(Reason);
+        {'DOWN', Monitor, process, _, _} -> exit(Reason)
     end.
 
 %% What is there now: others go on sending until they see that this process has ended.

@@ -172,8 +172,8 @@ loop(S = #s{alias = Alias, monitor = Monitor, owner = Owner}) ->
         {py_response, Alias, Error} -> finish(Error, S);
         {cancel, From} -> abort(S), leave(S), From ! {From, cancelled}, ok;
         {give_up, Outcome} -> abort(S), finish(Outcome, S);
-        {'DOWN', Monitor, process, Pid, Reason} ->
-            finish({error, {node_down, S#s.node, py_node:progress(Alias, Pid, Reason)}}, S),
+        {'DOWN', Monitor, process, Pid, _} ->
+            finish({error, {node_down, S#s.node, py_node:progress(Alias, Pid)}}, S),
             %% The node itself may live on.
             erlang:send(S#s.to, {cancel, Alias}, [noconnect]),
             ok;

@@ -2,8 +2,7 @@
 %% py_table - owns the tables that the others work on, and does nothing else.
 %%
 %%      py_nodes      {{counter, Counter}, Pid}: who counts there (py_counter)
-%%                    {{gone, Pid}, Started}: what the py_node Pid knew at its end, for a while
-%%                    {{left, Pid}, true}: and that its node has left in peace
+%%                    {{gone, Pid}, {Started, Left}}: what the py_node Pid knew at its end, for a while
 %%                    {{wish, Node}, connect | disconnect}: what the user has last said of it
 %%                    {{pool, Pool}, Options}: those that were started here; {{used, Pool}, true}: called from here
 %%                    {{load, Node}, Load}: what it has last reported
@@ -30,7 +29,7 @@
 -export([nodes/1, set_nodes/1, pools/0, set_pools/1, used_pools/0, set_used_pool/1]).
 -export([set_load/2, load/1, set_pool/2, remove_pool/1, pool_options/0]).
 -export([routes/0, set_route/2]).
--export([take_counter/2, set_started/2, started/1, set_left/1, has_left/1, pids/0, forget/1]).
+-export([take_counter/2, set_gone/3, gone/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
 -export([add_calls/1, set_timer/2, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, count_calls/0, pids_of_calls/0, calls_of/1, calls_of/2]).
 -export([add_stream/2, remove_stream/1, stream/1]).
@@ -182,26 +181,18 @@ load(Node) ->
 take_counter(Counter, Pid) ->
     ets:insert_new(py_nodes, {{counter, Counter}, Pid}).
 
-%% Which requests a py_node that has ended knew to be started: for callers that learn of its end late.
--spec set_started(pid(), #{reference() => true}) -> ok | {error, not_started}.
-set_started(Pid, Started) ->
-    insert(py_nodes, {{gone, Pid}, Started}).
+%% Of a py_node that ends: which requests it knew to be started, and whether its node has left and answered all that
+%% had begun there. For callers that learn of its end, soon or late.
+-spec set_gone(pid(), #{reference() => true}, boolean()) -> ok | {error, not_started}.
+set_gone(Pid, Started, Left) ->
+    insert(py_nodes, {{gone, Pid}, {Started, Left}}).
 
--spec started(pid()) -> #{reference() => true}.
-started(Pid) ->
+-spec gone(pid()) -> {#{reference() => true}, boolean()}.
+gone(Pid) ->
     case lookup(py_nodes, {gone, Pid}) of
-        [{_, Started}] -> Started;
-        [] -> #{}
+        [{_, Known}] -> Known;
+        [] -> {#{}, false}
     end.
-
-%% The node of that py_node has left, and answered all that had begun there: the same.
--spec set_left(pid()) -> ok | {error, not_started}.
-set_left(Pid) ->
-    insert(py_nodes, {{left, Pid}, true}).
-
--spec has_left(pid()) -> boolean().
-has_left(Pid) ->
-    lookup(py_nodes, {left, Pid}) =/= [].
 
 %% Each py_node of which something is here, and what is forgotten when it has ended long ago.
 -spec pids() -> [pid()].
@@ -217,7 +208,6 @@ forget(Pid) ->
     ets:match_delete(py_nodes, {{counter, '_'}, Pid}),
     ets:match_delete(py_answerers, {'_', Pid}),
     ets:delete(py_nodes, {gone, Pid}),
-    ets:delete(py_nodes, {left, Pid}),
     ok.
 
 -spec set_wish(node(), connect | disconnect | none) -> ok.

@@ -91,7 +91,7 @@ start_timer(Timeout, Pid, Ref) -> py_table:set_timer(Ref, erlang:send_after(Time
 down(Node, Progress) -> {error, {node_down, Node, Progress}}.
 
 %% It was sent, or given to a py_node that had ended.
-late(Node, Pid, Ref) -> down(Node, py_node:progress(Ref, Pid, noproc)).
+late(Node, Pid, Ref) -> down(Node, py_node:progress(Ref, Pid)).
 
 %% Nobody is told how it ends. One to a node that is not there is dropped, as a message would be.
 -spec cast(name(), name(), list(), py_call:checked()) -> ok.
