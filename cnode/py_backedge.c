@@ -1,9 +1,9 @@
-/* py_backedge.c - gives the back edges of loops the exception handlers that CPython 3.13 leaves out. */
+/* py_backedge.c - gives the back edges of loops the exception handlers that CPython leaves out. */
 #include "config.h"
 
 #include "py_backedge.h"
 
-#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
+#if PY_VERSION_HEX < 0x030f0000
 
 #include "buf.h"
 
@@ -86,6 +86,8 @@ static PyObject *py_backedge_format(const struct py_backedge_table *table) {
     return bytes;
 }
 
+#if PY_VERSION_HEX >= 0x030d0000
+
 /* Whether what is at that unit is covered as e says. */
 static bool py_backedge_is_covered(const struct py_backedge_table *table, uint32_t unit,
                                    const struct py_backedge_entry *e) {
@@ -98,38 +100,73 @@ static bool py_backedge_is_covered(const struct py_backedge_table *table, uint32
     return false;
 }
 
-/* How many units the jump back takes that comes right behind what e covers, if it leads to where e's handler is: then it
- * is of a loop in the same block. Else 0. */
+static bool py_backedge_is_condition(uint8_t opcode) {
+    return opcode == POP_JUMP_IF_FALSE || opcode == POP_JUMP_IF_TRUE ||
+           opcode == POP_JUMP_IF_NONE || opcode == POP_JUMP_IF_NOT_NONE;
+}
+
+/* How many units the jump back takes that comes right behind what e covers, with the jump over it, if it leads to where
+ * e's handler is: then it is of a loop in the same block. Else 0. */
 static uint32_t py_backedge_hole(const struct py_backedge_table *table,
                                  const struct py_backedge_entry *e, const uint8_t *code,
                                  uint32_t units) {
     uint32_t begin = e->start + e->size, at = begin, distance = 0;
 
+    if (at < units && py_backedge_is_condition(code[2 * at]))
+        at += 2; /* the instruction, and its cache */
+#ifdef NOT_TAKEN
+    if (at < units && code[2 * at] == NOT_TAKEN)
+        at++;
+#endif
     while (at < units && code[2 * at] == EXTENDED_ARG)
         distance = distance << 8 | code[2 * at++ + 1];
     if (at + 1 >= units || code[2 * at] != JUMP_BACKWARD)
         return 0;
     distance = distance << 8 | code[2 * at + 1];
-    at += 2; /* the instruction, and its cache */
+    at += 2; /* and its cache */
     if (distance > at || (e + 1 < table->entries + table->len && e[1].start < at))
         return 0;
     return py_backedge_is_covered(table, at - distance, e) ? at - begin : 0;
 }
 
-/* Extends what has holes: whether there were any. */
-static bool py_backedge_fill(struct py_backedge_table *table, PyObject *code) {
-    const uint8_t *bytes = (const uint8_t *)PyBytes_AS_STRING(code);
-    uint32_t units = (uint32_t)(PyBytes_GET_SIZE(code) / 2);
+/* Of a conditional jump back the compiler makes two instructions, and covers only the first of them, or none. */
+static bool py_backedge_fill(struct py_backedge_table *table, const uint8_t *code, uint32_t units) {
     bool found = false;
 
     for (size_t i = 0; i < table->len; i++) {
-        uint32_t hole = py_backedge_hole(table, &table->entries[i], bytes, units);
+        uint32_t hole = py_backedge_hole(table, &table->entries[i], code, units);
 
         table->entries[i].size += hole;
         found = found || hole > 0;
     }
     return found;
 }
+
+#else
+
+/* What is raised at a jump back counts as raised in front of where that leads. When a block begins with its loop, that
+ * is the instruction of `try`, which does nothing and raises nothing itself. */
+static bool py_backedge_fill(struct py_backedge_table *table, const uint8_t *code, uint32_t units) {
+    bool found = false;
+
+    for (size_t i = 0; i < table->len; i++) {
+        struct py_backedge_entry *e = &table->entries[i], *before = i > 0 ? e - 1 : NULL;
+
+        if (e->start == 0 || e->start > units || code[2 * (e->start - 1)] != NOP)
+            continue;
+        if (before && before->start + before->size == e->start) {
+            if (before->size == 1)
+                continue;
+            before->size--;
+        }
+        e->start--;
+        e->size++;
+        found = true;
+    }
+    return found;
+}
+
+#endif
 
 /* In place: the frames that run it look there. */
 static void py_backedge_cover_code(PyCodeObject *code) {
@@ -142,7 +179,8 @@ static void py_backedge_cover_code(PyCodeObject *code) {
     if (!bytes)
         return;
     py_backedge_parse(code->co_exceptiontable, &table);
-    if (py_backedge_fill(&table, bytes))
+    if (py_backedge_fill(&table, (const uint8_t *)PyBytes_AS_STRING(bytes),
+                         (uint32_t)(PyBytes_GET_SIZE(bytes) / 2)))
         whole = py_backedge_format(&table);
     if (whole)
         Py_SETREF(code->co_exceptiontable, whole);

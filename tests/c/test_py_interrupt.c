@@ -203,9 +203,32 @@ static void test_caught(void) {
 #define TEN "            y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1; y = 1\n"
 #define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
 
-/* A context that says when it is left, and a loop whose jump back has a long distance; one inside a block inside another,
- * and one that is left to a block further out. */
+/* Each notes when it has begun, and when its block is left. In some the loop is the first thing in the block, in others
+ * the jump back has a long distance, or there are several, or one block is in another. */
 static const char *const blocks[] = {
+    "def block():\n"
+    "    note()\n"
+    "    try:\n"
+    "        while True: y = x\n" FINALLY "block()\n",
+    "def block():\n"
+    "    note()\n"
+    "    try:\n"
+    "        while x:\n"
+    "            if x: continue\n"
+    "            y = x\n" FINALLY "block()\n",
+    "def block():\n"
+    "    try:\n"
+    "        note()\n"
+    "        try:\n"
+    "            while True: y = x\n"
+    "        except KeyError: pass\n" FINALLY "block()\n",
+    "from itertools import repeat\n"
+    "def block():\n"
+    "    try:\n"
+    "        note()\n"
+    "        for y in repeat(x):\n"
+    "            if not y:\n"
+    "                y = 1\n" FINALLY "block()\n",
     BLOCK("    try:\n", "            pass\n", FINALLY),
     BLOCK("    try:\n", HUNDRED HUNDRED, FINALLY),
     BLOCK("    try:\n", "            pass\n", "    except BaseException:\n        note()\n        raise\n"),
