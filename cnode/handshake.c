@@ -490,7 +490,8 @@ struct conn *handshake_connect(const char *peer, struct err *e) {
         if ((c = io_find(name)))
             return c;
     while (!meet_plan(&m, name));
-    c = handshake_dial(&m, name, e);
+    if (!(c = io_find(name))) /* the peer's attempt may have ended just before ours was planned */
+        c = handshake_dial(&m, name, e);
     meet_end(&m);
     return c;
 }

@@ -424,8 +424,11 @@ static void test_crossing(void) {
 /* Plays a thread that sends to a node. */
 static void *connect_main(void *arg) {
     struct err e;
+    void *c = handshake_connect(arg, &e);
 
-    return handshake_connect(arg, &e);
+    if (!c)
+        printf("# connect: %s\n", e.text);
+    return c;
 }
 
 static void test_theirs_is_taken(void) {
@@ -451,6 +454,44 @@ static void test_theirs_is_taken(void) {
     if (c)
         conn_unref(c);
     close(fd);
+}
+
+static _Atomic int64_t connect_at; /* 0: not known yet */
+
+static void *connect_late_main(void *arg) {
+    while (atomic_load(&connect_at) == 0 || clock_now() < atomic_load(&connect_at))
+        ;
+    return connect_main(arg);
+}
+
+/* At each moment of the peer's handshake and right after it. */
+static void test_theirs_just_ends(void) {
+    int rounds = 1000, found = 0;
+
+    for (int i = 0; i < rounds; i++) {
+        char name[64];
+        struct shake s = {.cookie = COOKIE};
+        uint8_t head[5];
+        int fd = tcp(node_port());
+        pthread_t thread;
+        void *c = NULL;
+
+        snprintf(name, sizeof name, "w%d@" HOST, i);
+        atomic_store(&connect_at, 0);
+        hello(fd, name);
+        while (recv(fd, head, sizeof head, MSG_PEEK) < 3)
+            ;
+        if (pthread_create(&thread, NULL, connect_late_main, name) != 0)
+            tap_bail("no thread");
+        atomic_store(&connect_at, clock_now() + i % 500 * 1000);
+        shake_on(fd, &s);
+        pthread_join(thread, &c);
+        found += c != NULL;
+        if (c)
+            conn_unref(c);
+        close(fd);
+    }
+    is_int(found, rounds, "who wants to connect when the peer's handshake just ends gets that connection");
 }
 
 static void test_again(void) {
@@ -896,6 +937,7 @@ int main(void) {
     test_bad_handshakes();
     test_crossing();
     test_theirs_is_taken();
+    test_theirs_just_ends();
     test_again();
     test_eviction();
     test_epmd(&epmd);
