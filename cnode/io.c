@@ -366,23 +366,39 @@ static void io_replace(const char *peer) {
         }
 }
 
-static void io_take_added(void) {
-    struct conn *c, *next;
+/* The one that was added first, or NULL. It stays there until it is among the others: io_find() must see it. */
+static struct conn *io_first_added(void) {
+    struct conn *c;
 
     pthread_mutex_lock(&io.added_lock);
-    c = io.added;
-    io.added = NULL;
+    for (c = io.added; c && c->next; c = c->next)
+        ;
     pthread_mutex_unlock(&io.added_lock);
-    for (; c; c = next) {
-        next = c->next;
+    return c;
+}
+
+/* From the last of those that were added to the first of conns. */
+static void io_move_added(struct conn *c) {
+    struct conn **at = &io.added;
+
+    pthread_mutex_lock(&io.added_lock);
+    while (*at != c)
+        at = &(*at)->next;
+    *at = NULL;
+    c->next = io.conns;
+    c->at = &io.conns;
+    if (c->next)
+        c->next->at = &c->next;
+    io.conns = c;
+    pthread_mutex_unlock(&io.added_lock);
+}
+
+static void io_take_added(void) {
+    struct conn *c;
+
+    while ((c = io_first_added())) {
         io_replace(c->peer);
-        pthread_mutex_lock(&io.added_lock);
-        c->next = io.conns;
-        c->at = &io.conns;
-        if (c->next)
-            c->next->at = &c->next;
-        io.conns = c;
-        pthread_mutex_unlock(&io.added_lock);
+        io_move_added(c);
         c->events = EPOLLIN;
         log_info("conn %s: up", c->peer);
         if (io_watch(c->fd, EPOLLIN, c) < 0)

@@ -677,10 +677,14 @@ static void list_cb(void *arg, const struct conn *c) {
     snprintf((char *)arg + strlen(arg), sizeof reported - strlen(arg), "%s ", c->peer);
 }
 
+static bool report_blocks;
+
 static void report_cb(void) {
     *reported = 0;
     io_list(list_cb, reported);
     change(&reports, 1);
+    if (report_blocks)
+        block();
 }
 
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -727,6 +731,24 @@ static void test_epmd(void) {
     is_int(look(&epmd_lost), 1, "it is told once");
     close(fds[0]);
     close(other);
+}
+
+/* Before the leader has seen the first of them. */
+static void test_twice_at_once(void) {
+    int first, second;
+
+    report_blocks = true;
+    io_signal(SIGUSR1);
+    ok(wait_for(&inside, 1), "the leader is elsewhere");
+    first = peer("twin@h");
+    second = peer("twin@h");
+    report_blocks = false;
+    change(&release, 1);
+    is_str(hear(first), "closed", "of two connections of a peer that come meanwhile the first is closed");
+    is_str(ping(second), PONG, "and the second stays");
+    close(first);
+    close(second);
+    change(&reports, -1);
 }
 
 static void test_signals(void) {
@@ -897,6 +919,7 @@ int main(void) {
     test_listener();
     test_epmd();
     test_ticks(); /* before the log is moved */
+    test_twice_at_once();
     test_signals();
     test_reports();
     test_busy_loop(); /* what takes a while comes after the ticks, some of which are counted from the start on */
