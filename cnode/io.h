@@ -77,13 +77,13 @@ void io_signal(int signo);
 
 /* The leader's only, what follows. */
 
-/* A look, without a wait: sees to what there is, if there is something. The second one is at the connection that has
- * brought something last, without asking epoll. */
+/* A look, without a wait: whether there was something, which has been seen to. The second one is only at the connection
+ * that has brought something last, without asking epoll. */
 bool io_look(void);
 bool io_look_hot(void);
 
-/* A wait of so many ms, -1: without end, and what is to be done then: as many as have been found. One who has lost
- * the lead meanwhile does not, and whoever has it finds the same. */
+/* A wait of so many ms, -1: without end, for events: how many there are, or -1 for a signal; and what they ask for is
+ * done. Who has lost the lead in between leaves that: the new leader finds the same events. */
 int io_wait(struct io_events *events, int timeout);
 void io_see_to(const struct io_events *events);
 
@@ -94,15 +94,15 @@ bool io_wait_with(int fd, int timeout, bool *readable);
 int64_t io_traffic(void);
 void io_set_traffic(int64_t now);
 
-/* Writes what there is for any connection; what has been left to others for too long: whether anything is left to
- * them still. */
+/* Writes what there is for all connections; what io_flush_soon() has left to others for too long: whether anything is
+ * still left to them. */
 void io_flush_all(void);
 bool io_flush_overdue(int64_t now);
 
 /* Homes are to hear something at another time than before (home_report_due()). */
 void io_set_timer(void);
 
-/* Calls fn for each connection. So from settings->report. */
+/* Calls fn for each connection: for settings->report. */
 void io_list(void (*fn)(void *arg, const struct conn *c), void *arg);
 
 #endif
