@@ -48,7 +48,7 @@ static struct {
 
     /* Connections that others have added, for the leader to take. */
     pthread_mutex_t added_lock; /* also guards changes of conns, for io_find() */
-    struct conn *added;
+    struct conn *added, **added_end;
 
     /* The leader's. */
     int64_t tick_at,
@@ -56,7 +56,7 @@ static struct {
     struct conn *conns;
     int64_t traffic;  /* when there last was some */
     struct conn *hot; /* the one that brought it, which the next is likely to come from */
-} io = {.added_lock = PTHREAD_MUTEX_INITIALIZER, .wake = {-1}, .epmd = -1};
+} io = {.added_lock = PTHREAD_MUTEX_INITIALIZER, .added_end = &io.added, .wake = {-1}, .epmd = -1};
 
 static int io_watch(int fd, uint32_t events, void *what) {
     struct epoll_event ev = {.events = events, .data.ptr = what};
@@ -309,18 +309,20 @@ void io_flush_all(void) {
 
 void io_add(struct conn *c) {
     pthread_mutex_lock(&io.added_lock);
-    c->next = io.added;
-    io.added = c;
+    c->next = NULL;
+    *io.added_end = c;
+    io.added_end = &c->next;
     pthread_mutex_unlock(&io.added_lock);
     wake_set(&io.wake);
 }
 
 struct conn *io_find(const char *peer) {
-    struct conn *c;
+    struct conn *c = NULL;
 
     pthread_mutex_lock(&io.added_lock);
-    for (c = io.added; c && strcmp(c->peer, peer) != 0; c = c->next)
-        ;
+    for (struct conn *added = io.added; added; added = added->next)
+        if (strcmp(added->peer, peer) == 0)
+            c = added; /* the last one stays */
     if (!c)
         for (c = io.conns; c && strcmp(c->peer, peer) != 0; c = c->next)
             ;
@@ -366,25 +368,21 @@ static void io_replace(const char *peer) {
         }
 }
 
-/* The one that was added first, or NULL. It stays there until it is among the others: io_find() must see it. */
 static struct conn *io_first_added(void) {
     struct conn *c;
 
     pthread_mutex_lock(&io.added_lock);
-    for (c = io.added; c && c->next; c = c->next)
-        ;
+    c = io.added;
     pthread_mutex_unlock(&io.added_lock);
     return c;
 }
 
-/* From the last of those that were added to the first of conns. */
+/* The one that was added first is one of the others now. At any time io_find() sees it here or there. */
 static void io_move_added(struct conn *c) {
-    struct conn **at = &io.added;
-
     pthread_mutex_lock(&io.added_lock);
-    while (*at != c)
-        at = &(*at)->next;
-    *at = NULL;
+    io.added = c->next;
+    if (!io.added)
+        io.added_end = &io.added;
     c->next = io.conns;
     c->at = &io.conns;
     if (c->next)
