@@ -421,77 +421,63 @@ static void test_crossing(void) {
     close(fd);
 }
 
+static _Atomic int64_t connect_at; /* 0: not known yet */
+
 /* Plays a thread that sends to a node. */
 static void *connect_main(void *arg) {
     struct err e;
-    void *c = handshake_connect(arg, &e);
+    void *c;
 
+    while (atomic_load(&connect_at) == 0 || clock_now() < atomic_load(&connect_at))
+        ;
+    c = handshake_connect(arg, &e);
     if (!c)
         printf("# connect: %s\n", e.text);
     return c;
 }
 
-static void test_theirs_is_taken(void) {
-    uint64_t connects = stats_get(STATS_CONNECTS);
-    char name[] = "w@" HOST;
+/* What a thread gets that wants to connect to a peer so many ns after that has said its name, and shakes hands. */
+static struct conn *connect_meanwhile(char *name, int64_t after) {
     struct shake s = {.cookie = COOKIE};
     uint8_t head[5];
     int fd = tcp(node_port());
     pthread_t thread;
-    void *c = NULL;
+    void *c;
     struct pollfd p = {fd, POLLIN, 0};
 
+    atomic_store(&connect_at, 0);
     hello(fd, name);
-    if (poll(&p, 1, SECONDS * 1000) != 1 || recv(fd, head, 5, MSG_PEEK) < 3)
+    if (poll(&p, 1, SECONDS * 1000) != 1 || recv(fd, head, sizeof head, MSG_PEEK) < 3)
         tap_bail("no status");
     if (pthread_create(&thread, NULL, connect_main, name) != 0)
         tap_bail("no thread");
-    ok(shake_on(fd, &s), "a peer shakes hands while we want to connect to it");
+    atomic_store(&connect_at, clock_now() + after);
+    if (!shake_on(fd, &s))
+        tap_bail("%s cannot shake hands", name);
     pthread_join(thread, &c);
-    ok(c && strcmp(((struct conn *)c)->peer, name) == 0,
-       "who wants to connect gets its connection");
-    is_int(stats_get(STATS_CONNECTS) - connects, 1, "there is but one");
-    if (c)
-        conn_unref(c);
     close(fd);
+    return c;
 }
 
-static _Atomic int64_t connect_at; /* 0: not known yet */
-
-static void *connect_late_main(void *arg) {
-    while (atomic_load(&connect_at) == 0 || clock_now() < atomic_load(&connect_at))
-        ;
-    return connect_main(arg);
-}
-
-/* At each moment of the peer's handshake and right after it. */
-static void test_theirs_just_ends(void) {
+static void test_theirs_is_taken(void) {
+    uint64_t connects = stats_get(STATS_CONNECTS);
+    char name[64] = "w@" HOST;
+    struct conn *c = connect_meanwhile(name, 0);
     int rounds = 1000, found = 0;
 
+    ok(c && strcmp(c->peer, name) == 0,
+       "who wants to connect while a peer shakes hands gets its connection");
+    is_int(stats_get(STATS_CONNECTS) - connects, 1, "there is but one");
     for (int i = 0; i < rounds; i++) {
-        char name[64];
-        struct shake s = {.cookie = COOKIE};
-        uint8_t head[5];
-        int fd = tcp(node_port());
-        pthread_t thread;
-        void *c = NULL;
-
-        snprintf(name, sizeof name, "w%d@" HOST, i);
-        atomic_store(&connect_at, 0);
-        hello(fd, name);
-        while (recv(fd, head, sizeof head, MSG_PEEK) < 3)
-            ;
-        if (pthread_create(&thread, NULL, connect_late_main, name) != 0)
-            tap_bail("no thread");
-        atomic_store(&connect_at, clock_now() + i % 500 * 1000);
-        shake_on(fd, &s);
-        pthread_join(thread, &c);
-        found += c != NULL;
         if (c)
             conn_unref(c);
-        close(fd);
+        snprintf(name, sizeof name, "w%d@" HOST, i);
+        c = connect_meanwhile(name, i % 500 * 1000);
+        found += c != NULL;
     }
-    is_int(found, rounds, "who wants to connect when the peer's handshake just ends gets that connection");
+    is_int(found, rounds, "also at each moment of the handshake, and right after it");
+    if (c)
+        conn_unref(c);
 }
 
 static void test_again(void) {
@@ -937,7 +923,6 @@ int main(void) {
     test_bad_handshakes();
     test_crossing();
     test_theirs_is_taken();
-    test_theirs_just_ends();
     test_again();
     test_eviction();
     test_epmd(&epmd);

@@ -475,7 +475,10 @@ static void test_threads(void) {
        "all are served, cancelled or refused, each once");
     ok(look(&claimed) <= look(&served), "some had lost their audience");
     is_int(exec_queued() + exec_load(), 0, "none is left");
-    ok(listed >= TARGET && listed <= MAX, "the workers can be listed");
+    if (listed < TARGET || listed > 2 * MAX)
+        printf("# %d\n", listed);
+    ok(listed >= TARGET && listed <= 2 * MAX, /* those that run what nobody waits for are replaced */
+       "the workers can be listed");
 }
 
 /* One that blocks holds pool_stop_wait() up, but not longer than told. */
