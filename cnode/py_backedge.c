@@ -86,8 +86,6 @@ static PyObject *py_backedge_format(const struct py_backedge_table *table) {
     return bytes;
 }
 
-#if PY_VERSION_HEX >= 0x030d0000
-
 /* Whether what is at that unit is covered as e says. */
 static bool py_backedge_is_covered(const struct py_backedge_table *table, uint32_t unit,
                                    const struct py_backedge_entry *e) {
@@ -99,6 +97,8 @@ static bool py_backedge_is_covered(const struct py_backedge_table *table, uint32
     }
     return false;
 }
+
+#if PY_VERSION_HEX >= 0x030d0000
 
 static bool py_backedge_is_condition(uint8_t opcode) {
     return opcode == POP_JUMP_IF_FALSE || opcode == POP_JUMP_IF_TRUE ||
@@ -144,6 +144,37 @@ static bool py_backedge_fill(struct py_backedge_table *table, const uint8_t *cod
 
 #else
 
+static bool py_backedge_is_jump(uint8_t opcode) {
+#ifdef POP_JUMP_BACKWARD_IF_TRUE
+    if (opcode == POP_JUMP_BACKWARD_IF_TRUE || opcode == POP_JUMP_BACKWARD_IF_FALSE ||
+        opcode == POP_JUMP_BACKWARD_IF_NONE || opcode == POP_JUMP_BACKWARD_IF_NOT_NONE)
+        return true;
+#endif
+    return opcode == JUMP_BACKWARD;
+}
+
+/* Whether a jump back that e covers, or another entry of its handler, leads to its start. */
+static bool py_backedge_begins_loop(const struct py_backedge_table *table,
+                                    const struct py_backedge_entry *e, const uint8_t *code,
+                                    uint32_t units) {
+    uint32_t distance = 0;
+
+    for (uint32_t at = e->start; at < units; at++) {
+        uint32_t end = at + 1;
+
+        distance = distance << 8 | code[2 * at + 1];
+        if (code[2 * at] == EXTENDED_ARG)
+            continue;
+        while (end < units && code[2 * end] == CACHE)
+            end++;
+        if (py_backedge_is_jump(code[2 * at]) && end - e->start == distance &&
+            py_backedge_is_covered(table, at, e))
+            return true;
+        distance = 0;
+    }
+    return false;
+}
+
 /* What is raised at a jump back counts as raised in front of where that leads. When a block begins with its loop, that
  * is the instruction of `try`, which does nothing and raises nothing itself. */
 static bool py_backedge_fill(struct py_backedge_table *table, const uint8_t *code, uint32_t units) {
@@ -152,13 +183,11 @@ static bool py_backedge_fill(struct py_backedge_table *table, const uint8_t *cod
     for (size_t i = 0; i < table->len; i++) {
         struct py_backedge_entry *e = &table->entries[i], *before = i > 0 ? e - 1 : NULL;
 
-        if (e->start == 0 || e->start > units || code[2 * (e->start - 1)] != NOP)
+        if (e->start == 0 || e->start > units || code[2 * (e->start - 1)] != NOP ||
+            !py_backedge_begins_loop(table, e, code, units))
             continue;
-        if (before && before->start + before->size == e->start) {
-            if (before->size == 1)
-                continue;
-            before->size--;
-        }
+        if (before && before->start + before->size == e->start)
+            before->size--; /* to none, it may be: then it is found by nobody */
         e->start--;
         e->size++;
         found = true;

@@ -222,6 +222,22 @@ static const char *const blocks[] = {
     "        try:\n"
     "            while True: y = x\n"
     "        except KeyError: pass\n" FINALLY "block()\n",
+    "def block():\n"
+    "    note()\n"
+    "    try:\n"
+    "        try:\n"
+    "            while True: y = x\n"
+    "        except KeyError: pass\n" FINALLY "block()\n",
+    "def block():\n"
+    "    y = z = 0\n"
+    "    try:\n"
+    "        note()\n"
+    "        while True:\n"
+    "            try: y += 1\n"
+    "            finally: z += 1\n"
+    "    finally:\n"
+    "        if y == z: note()\n" /* not twice in one round */
+    "block()\n",
     "from itertools import repeat\n"
     "def block():\n"
     "    try:\n"
