@@ -7,6 +7,7 @@
 %%
 %%      a list                       from the node: {Ref, Result}, and items that are for py_node
 %%      {answer, Ref, Result}        of py_node: the outcome, if there is none yet
+%%      {settle, Alias}              of who gives up a call (py_table)
 %%      close                        of py_node, which waits for {closed, self()} and ends then
 %%
 %% py_node is told for each list {home, Items, Ended}, and else {ended, Ended}; Ended is [{Owner, how many of its
@@ -43,6 +44,9 @@ loop(H = #h{py_node = PyNode, monitor = Monitor}) ->
             {[], Ended} = answer([{Ref, Result}], [], none, 0, []),
             PyNode ! {ended, Ended},
             loop(H);
+        {settle, Alias} ->
+            py_table:settled(Alias),
+            loop(H);
         close ->
             close(H);
         {'DOWN', Monitor, process, _, _} ->
@@ -77,11 +81,12 @@ answer([Item | Items], Left, Owner, Count, Ended) ->
 answer([], Left, Owner, Count, Ended) ->
     {lists:reverse(Left), [{Owner, Count} | Ended]}.
 
-%% The node is told that it has no home any more: it would not look for another one. That may wait for ever, so it
-%% comes last.
+%% The node is told that it has no home any more: it would not look for another one. That may wait for ever, so another
+%% process does it.
 close(#h{py_node = PyNode, node = Node}) ->
     [py_table:answer_call(Ref, {error, {node_down, Node, py_node:progress(Ref, PyNode)}})
      || Ref <- py_table:calls_of(PyNode)],
     PyNode ! {closed, self()},
-    erlang:send({pynode, Node}, {detach, self()}, [noconnect]),
+    Self = self(),
+    spawn(fun() -> erlang:send({pynode, Node}, {detach, Self}, [noconnect]) end),
     ok.

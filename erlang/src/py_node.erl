@@ -54,6 +54,8 @@
             counter :: py_counter:counter(),
             slots = 1 :: pos_integer(),      % how many calls it can run at once
             timed = {0, 0} :: {non_neg_integer(), non_neg_integer()}, % calls that it had run in a row, and their time
+            ended = {0, none} :: {non_neg_integer(), integer() | none}, % calls that it had run, and since when it says
+                                             % that while others run: ms
             mean = 0 :: non_neg_integer(),   % microseconds that a call takes; 0: not known
             home :: pid(),
             asked = 0 :: non_neg_integer(),  % batches on their way, less messages that have come back
@@ -321,18 +323,26 @@ hear([], S) ->
     S.
 
 %% How many calls of pools are sent there from now on. Blocked ones leave room for others; of short ones many are sent
-%% ahead, so that they come in batches.
-loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, timed = {Count, Took}}) ->
-    #{others := Others, running := Running, queued := Queued, blocked := Blocked, timed := Timed, timed_us := Us} =
-        maps:merge(#{others => 0, running => 0, queued => 0, blocked => 0, timed => 0, timed_us => 0}, Load),
-    Mean = if
-               Timed > Count, Us >= Took -> max(1, (Us - Took) div (Timed - Count));
-               true -> S#s.mean
+%% ahead, so that they come in batches. Once none of those that run has ended between two reports they are short no more.
+loaded(Load, S = #s{node = Node, counter = Counter, slots = Slots, timed = {Count, Took}, ended = {Before, Since}}) ->
+    #{others := Others, running := Running, queued := Queued, blocked := Blocked, calls := Calls,
+      timed := Timed, timed_us := Us} =
+        maps:merge(#{others => 0, running => 0, queued => 0, blocked => 0, calls => 0, timed => 0, timed_us => 0}, Load),
+    Now = erlang:monotonic_time(millisecond),
+    Ended = if
+                Running =:= 0 -> {Calls, none};
+                Calls =:= Before, is_integer(Since) -> {Calls, Since};
+                true -> {Calls, Now}
+            end,
+    Mean = case Ended of
+               _ when Timed > Count, Us >= Took -> max(1, (Us - Took) div (Timed - Count));
+               {_, none} -> S#s.mean;
+               {_, From} -> max(S#s.mean, 1000 * (Now - From))
            end,
     py_counter:report(Counter, Others, Slots, Slots + Blocked + ahead(Slots, Mean), stay(Mean, Running + Queued, Slots)),
     py_table:set_load(Node, Load),
     py_telemetry:load(Node, Load),
-    S#s{timed = {Timed, Us}, mean = Mean}.
+    S#s{timed = {Timed, Us}, ended = Ended, mean = Mean}.
 
 ahead(_, 0) -> ?SENT_AHEAD;
 ahead(Slots, Mean) -> max(?SENT_AHEAD, min(?AHEAD_MAX, Slots * ?AHEAD_TIME div Mean)).

@@ -266,7 +266,7 @@ start(Ref, Tag, Owner, M, F, Args, {ok, {pool, Pool, Options}, _, Wire, Queued, 
     ok.
 
 begin_call(Creator, {Ref, Tag, Owner, M, F}, Args, Key, Rest) ->
-    case py_table:add_answerer(none) =:= ok andalso py_table:add_calls({Ref, self(), Owner, Tag, M, F, none}) of
+    case py_table:add_calls({Ref, self(), Owner, Tag, M, F, none}) of
         ok -> ok;
         _ -> exit(normal)
     end,
@@ -274,6 +274,7 @@ begin_call(Creator, {Ref, Tag, Owner, M, F}, Args, Key, Rest) ->
     Creator ! {Ref, begun},
     {Pid, Monitor} = spawn_monitor(fun() -> exit({py_outcome, run(M, F, Args, Key, Rest)}) end),
     Result = await_call(Ref, Pid, Monitor),
+    py_table:add_answerer(none),
     Result =:= dropped orelse py_table:answer_call(Ref, Result),
     py_table:remove_answerer().
 

@@ -8,7 +8,8 @@
 %%                    {{load, Node}, Load}: what it has last reported
 %%      py_calls      row() of each call that spawn_call and others have begun (py_task). Who takes the row
 %%                    answers, and nobody else: there is one answer, whatever ends meanwhile
-%%      py_answerers  {Pid, PyNode | none}: who takes rows out of py_calls
+%%      py_answerers  {Pid, PyNode | none}: who takes rows out of py_calls. A {settle, Alias} sent there has the answer
+%%                    {Alias, settled}, unless the process ends first
 %%      py_streams    {Ref, Pid} of each py_stream whose reader gets messages
 %%      py_functions  {Name, Fun | {Module, Function}} that Python may call
 %%                    {may_call, all | registered | [Module | {Module, Function}]}: what else it may
@@ -31,10 +32,11 @@
 -export([routes/0, set_route/2]).
 -export([take_counter/2, set_gone/3, gone/1, pids/0, forget/1]).
 -export([set_wish/2, wishes/0]).
--export([add_calls/1, set_timer/2, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, tell/4, take_call/1, call/1, is_call/1, count_calls/0, pids_of_calls/0, calls_of/1, calls_of/2]).
+-export([add_calls/1, set_timer/2, answer_call/2, answer_calls/1, add_answerer/1, remove_answerer/0, settle/0, settled/1]).
+-export([tell/4, take_call/1, call/1, is_call/1, count_calls/0, pids_of_calls/0, calls_of/1, calls_of/2]).
 -export([add_stream/2, remove_stream/1, stream/1]).
 -export([add_function/2, remove_function/1, function/1, set_may_call/1, may_call/0]).
--export([init/1, handle_call/3, handle_cast/2, terminate/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([entry/0, address/0, key/0, pool/0, row/0, row_tag/0, owner/0]).
 
@@ -94,6 +96,13 @@ handle_call(_Request, _From, State) ->
 -spec handle_cast(term(), none) -> {noreply, none}.
 handle_cast(_Request, State) ->
     {noreply, State}.
+
+-spec handle_info(term(), none) -> {noreply, none}.
+handle_info({settle, Alias}, none) ->
+    settled(Alias),
+    {noreply, none};
+handle_info(_Late, none) ->
+    {noreply, none}.
 
 -spec terminate(term(), none) -> ok.
 terminate(_Reason, none) ->
@@ -278,13 +287,28 @@ add_answerer(PyNode) ->
 remove_answerer() ->
     delete(py_answerers, self()).
 
-%% When this returns, whoever had taken a row has sent the answer: each has come to where it hears signals.
+%% When this returns, whoever had taken a row has sent the answer: each has read a message since, or has ended. That it
+%% hears signals would say nothing: it may be collecting garbage between the two.
 -spec settle() -> ok.
 settle() ->
     Pids = try ets:match(py_answerers, {'$1', '_'})
            catch error:badarg -> []
            end,
-    [process_info(Pid, current_function) || [Pid] <- Pids], % which is asked for by a signal
+    Asked = [begin
+                 Alias = erlang:monitor(process, Pid, [{alias, reply_demonitor}]),
+                 Pid ! {settle, Alias},
+                 Alias
+             end || [Pid] <- Pids],
+    [receive
+         {Alias, settled} -> ok;
+         {'DOWN', Alias, process, _, _} -> ok
+     end || Alias <- Asked],
+    ok.
+
+%% What an answerer that goes on says to {settle, Alias}.
+-spec settled(reference()) -> ok.
+settled(Alias) ->
+    Alias ! {Alias, settled},
     ok.
 
 %% The same for what never had a row.

@@ -29,6 +29,7 @@ cases() ->
      {"a pool is there once on a VM, and has gone when it was stopped", fun start_stop/1},
      {"equal tasks are spread evenly", fun even/1},
      {"a node is sent no more than its slots and a few; who comes then waits, and nobody waits in vain", fun bounded/1},
+     {"a node whose calls were short and are long now is not sent more than its slots and a few", fun short_then_long/1},
      {"tasks of the event loop do not wait for calls, and calls do not for them", fun tasks_and_calls/1},
      {"a stream that is cancelled gives its place back at once", fun streams_cancelled/1},
      {"no room: overloaded at once, after queue_timeout, or when too many wait; the limit is the limit", fun no_room/1},
@@ -216,6 +217,18 @@ bounded(_) ->
         ?assertMatch({ok, #{waiting := 0}}, py:pool_info(few))
     end).
 
+short_then_long(_) ->
+    with(moody, #{nodes => [spec(#{workers => 1, max_workers => 1})]}, fun() ->
+        Limit = fun() -> {ok, #{nodes := [#{limit := L}]}} = py:pool_info(moody), L end,
+        live:eventually(fun() -> many(20, 50, fun(_) -> {ok, 2.0} = py:call(math, sqrt, [4], #{}, pool(moody)) end), Limit() > 50 end),
+        Gate = #{port := Port} = live:gate(),
+        Held = py:spawn_call(gate, wait, [Port], #{}, pool(moody)),
+        Door = live:entered(Gate),
+        live:eventually(fun() -> Limit() =< 1 + 1 + 4 orelse Limit() end), % its slot, as much again while it is blocked, a few
+        live:open(Door),
+        ?assertEqual({ok, none}, py:await(Held))
+    end).
+
 tasks_and_calls(_) ->
     with(both, #{nodes => [spec(#{workers => 1, max_workers => 1})]}, fun() ->
         Task = fun() -> py_event_loop:run(math, sqrt, [4], (pool(both))#{timeout => 2000}) end,
@@ -310,6 +323,13 @@ no_node(_) ->
          || Options <- [#{queue_timeout => 200}, #{timeout => 200}, #{queue_timeout => 0}]]
     end).
 
+%% As many are begun as it takes until one waits for a place; how many a node is sent depends on what it ran before.
+until_waiting(Pool, Begin) ->
+    case py:pool_info(Pool) of
+        {ok, #{waiting := 0}} -> [Begin() | until_waiting(Pool, Begin)];
+        {ok, _} -> []
+    end.
+
 keys(_) ->
     Names = [name(#{pool => ml, key => Key}) || Key <- lists:seq(1, 40)],
     ?assertEqual(Names, [name(#{pool => ml, key => Key}) || Key <- lists:seq(1, 40)]),
@@ -317,8 +337,7 @@ keys(_) ->
     Mine = name(#{pool => ml, key => k}),
     Gate = #{port := Port} = live:gate(),
     Strict = #{pool => ml, key => k, affinity => strict},
-    Held = [py:spawn_call(gate, wait, [Port], #{}, Strict) || _ <- lists:seq(1, 20)],
-    live:eventually(fun() -> {ok, #{waiting := W}} = py:pool_info(ml), W > 0 end),
+    Held = until_waiting(ml, fun() -> py:spawn_call(gate, wait, [Port], #{}, Strict) end),
     ?assertNotEqual(Mine, name(#{pool => ml, key => k, queue_timeout => 5000})), % softly: the other one has room
     [spawn_link(fun() -> live:open(live:entered(Gate)) end) || _ <- Held],
     ?assertEqual([{ok, none}], lists:usort([py:await(Ref) || Ref <- Held])).
