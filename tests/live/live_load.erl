@@ -161,27 +161,33 @@ memory() ->
     report_with(rss, fun(Rss) -> Rss < Before + (1 bsl 28) end),
     live:stop(Node).
 
-%% A thread that computes lets others have the GIL each half a millisecond; ctypes.PyDLL keeps it.
+%% A thread that computes lets others have the GIL each half a millisecond; ctypes.PyDLL keeps it. Somebody wants it until
+%% the wait has been told: how long that takes is not known.
 gil() ->
     Node = #{node := N} = live:pynode(#{args => ["--workers", "2"]}),
     attach(Node),
     report(#{gil_wait => 0}),
-    erpc:call(N, builtins, exec, [<<"import threading, erlang\nerlang.on = True\ndef f():\n"
-                                    "    import erlang\n    while erlang.on: pass\nthreading.Thread(target=f).start()">>]),
-    [{ok, 2.0} = answer(call(Node, math, sqrt, [4], #{})) || _ <- lists:seq(1, 20)],
-    #{gil_wait := Computing} = report_with(gil_wait, fun(Wait) -> Wait >= 100 end),
-    erpc:call(N, builtins, exec, [<<"import erlang\nerlang.on = False">>]),
-    report(#{gil_wait => 0}),
-    Ref = call(Node, builtins, eval, [<<"__import__('ctypes').PyDLL(None).usleep(900000) or "
-                                        "__import__('ctypes').PyDLL(None).sleep(3)">>], #{}),
-    report(#{running => 1}),
-    Other = call(Node, math, sqrt, [9], #{}),
-    #{gil_wait := Kept} = report_with(gil_wait, fun(Wait) -> Wait > 500000 end),
-    {ok, _} = answer(Ref),
-    {ok, 3.0} = answer(Other),
+    erpc:call(N, builtins, exec, [<<"import erlang\ndef hold(f):\n    erlang.on = True\n    while erlang.on: f()\n"
+                                    "erlang.hold = hold">>]),
+    [Computing, Kept] =
+        [begin
+             Holds = call(Node, builtins, exec, [Hold], #{}),
+             Wants = spawn_link(fun() -> wants(N) end),
+             #{gil_wait := Wait} = report_with(gil_wait, fun(W) -> W >= Least end),
+             unlink(Wants),
+             exit(Wants, kill),
+             erpc:call(N, builtins, exec, [<<"import erlang\nerlang.on = False">>]),
+             {ok, none} = answer(Holds),
+             report(#{gil_wait => 0, running => 0}),
+             Wait
+         end || {Hold, Least} <- [{<<"import erlang\nerlang.hold(lambda: None)">>, 100},
+                                  {<<"import ctypes, erlang\nerlang.hold(lambda: ctypes.PyDLL(None).usleep(900000))">>, 500000}]],
     live:note("~b us behind one that computes, ~b behind one that keeps it", [Computing, Kept]),
-    report(#{gil_wait => 0, running => 0}),
     live:stop(Node).
+
+wants(N) ->
+    2.0 = erpc:call(N, math, sqrt, [4]),
+    wants(N).
 
 two_homes(Node = #{node := N}) ->
     Test = self(),
