@@ -23,7 +23,8 @@
 #include <unistd.h>
 
 enum {
-    IO_READS = 16,            /* reads of one connection before the others have their turn */
+    IO_READS = 16,            /* reads of one connection before the others have their turn, */
+    IO_READ_NS = 500000,      /* unless what has come takes longer */
     IO_TICKS = 4,             /* ticks in a net_ticktime */
     IO_SOON_BYTES = 16 << 10, /* more are not held back for what may come, */
     IO_SOON_NS = 100000,      /* nor for longer */
@@ -201,8 +202,9 @@ static bool io_write(struct conn *c) {
 static const char *io_read(struct conn *c) {
     enum conn_result more = CONN_MORE;
     const char *why = NULL;
+    int64_t end = clock_now() + IO_READ_NS;
 
-    for (int i = 0; i < IO_READS && more == CONN_MORE; i++) {
+    for (int i = 0; i < IO_READS && more == CONN_MORE && (i == 0 || clock_now() < end); i++) {
         struct frame frame;
         int found;
 

@@ -469,15 +469,48 @@ static void test_tasks_elsewhere(void) {
 }
 
 static _Atomic bool chatty_ends;
+static _Atomic size_t chatty_sent; /* bytes */
 
 /* A peer that says something all the time, of which nothing comes for anybody: ticks. */
 static void *chatty_main(void *arg) {
     static const uint8_t ticks[4096];
 
-    while (!atomic_load(&chatty_ends))
-        if (send(*(int *)arg, ticks, sizeof ticks, MSG_NOSIGNAL) < 0)
-            break;
+    while (!atomic_load(&chatty_ends) && send(*(int *)arg, ticks, sizeof ticks, MSG_NOSIGNAL) > 0)
+        atomic_fetch_add(&chatty_sent, sizeof ticks);
     return NULL;
+}
+
+static int compare_sizes(const void *a, const void *b) {
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Small frames take long to read. What has been read of them when somebody else has an answer is what the peer has
+ * sent meanwhile, for it sends as soon as there is room. */
+static void test_many_small_frames(void) {
+    enum { TIMES = 200, BYTES = 512 << 10 };
+    int fd = peer("aside@h"), chatty = peer("small@h"), wrong = 0;
+    size_t sent[TIMES];
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, chatty_main, &chatty) != 0)
+        tap_bail("no thread");
+    for (int i = 0; i < TIMES; i++) {
+        size_t before = atomic_load(&chatty_sent);
+
+        wrong += strcmp(ping(fd), PONG) != 0;
+        sent[i] = atomic_load(&chatty_sent) - before;
+    }
+    qsort(sent, TIMES, sizeof *sent, compare_sizes);
+    diag("%zu KiB are read in the meantime, at most %zu", sent[TIMES / 4] >> 10, sent[TIMES - 1] >> 10);
+    is_int(wrong, 0, "pings beside a peer that sends small frames without end");
+    ok(sent[TIMES / 4] < BYTES, "it is read for a moment before others have their turn");
+    atomic_store(&chatty_ends, true);
+    pthread_join(thread, NULL);
+    atomic_store(&chatty_ends, false);
+    close(fd);
+    close(chatty);
 }
 
 /* Whatever else it has to do, its timers above all, waits for its look. */
@@ -497,6 +530,7 @@ static void test_look_ends(void) {
     is_int(wrong, 0, "tasks while a peer says something all the time");
     atomic_store(&chatty_ends, true);
     pthread_join(thread, NULL);
+    atomic_store(&chatty_ends, false);
     has_str(task(fd, "m", "f"), TASK_ANSWER("f"), "and after that");
     ok(atomic_load(&longest_look) < LIMIT_MS * INT64_C(1000000),
        "the loop looks for the next task only for a moment");
@@ -928,6 +962,7 @@ int main(void) {
     test_reports();
     test_busy_loop(); /* what takes a while comes after the ticks, some of which are counted from the start on */
     test_look_ends();
+    test_many_small_frames();
     test_stop();
     free(log_path);
     return tap_end();
