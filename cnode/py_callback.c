@@ -193,17 +193,17 @@ static int py_callback_put_frame(struct buf *out, size_t begin, const struct py_
 
 /* The answer. */
 
-/* Raises what Erlang has answered: Class, with Reason and Stack to come. */
-static void py_callback_raise(PyObject *called, struct slice class, struct etf *at) {
+/* Raises what Erlang has answered: a class, with Reason and Stack to come. */
+static void py_callback_raise(PyObject *called, struct slice outcome, struct etf *at) {
     PyObject *reason = NULL, *stack = NULL, *name = NULL;
 
-    if (etf_atom_is(class, "not_registered")) {
+    if (etf_atom_is(outcome, "not_registered")) {
         py_callback_fail(PyUnicode_FromFormat("Function '%U' not registered", called));
         return;
     }
     reason = py_decode(at, "reason");
     stack = reason ? py_decode(at, "stack") : NULL;
-    name = stack ? PyUnicode_FromStringAndSize((const char *)class.data, (Py_ssize_t) class.len)
+    name = stack ? PyUnicode_FromStringAndSize((const char *)outcome.data, (Py_ssize_t)outcome.len)
                  : NULL;
     if (name)
         py_error_raise("ErlangError", Py_NewRef(reason), name, stack);
@@ -212,18 +212,18 @@ static void py_callback_raise(PyObject *called, struct slice class, struct etf *
     Py_XDECREF(reason);
 }
 
-/* Class is ok, error, exit or throw, or not_registered. */
+/* The outcome is ok, error, exit or throw, or not_registered. */
 PyObject *py_callback_value(PyObject *called, struct slice answer) {
     struct etf at = {answer.data, answer.data + answer.len};
-    struct slice class;
+    struct slice outcome;
 
-    if (etf_get_atom(&at, &class) < 0) {
+    if (etf_get_atom(&at, &outcome) < 0) {
         PyErr_SetString(PyExc_RuntimeError, "the answer is none");
         return NULL;
     }
-    if (etf_atom_is(class, "ok"))
+    if (etf_atom_is(outcome, "ok"))
         return py_decode(&at, "answer");
-    py_callback_raise(called, class, &at);
+    py_callback_raise(called, outcome, &at);
     return NULL;
 }
 

@@ -193,17 +193,17 @@ static void py_loop_check_forked(void) {
 void py_loop_took(const struct request *r, int64_t begun) {
     int64_t took = clock_now() - begun;
     PyObject *type, *error, *trace, *name;
-    bool new;
+    bool added;
 
     if (took < PY_LOOP_SLOW_NS)
         return;
     PyErr_Fetch(&type, &error, &trace);
     name = PyUnicode_FromFormat("%.*s:%.*s", (int)r->module.len, (const char *)r->module.data,
                                 (int)r->function.len, (const char *)r->function.data);
-    new = name &&PySet_Contains(py_loop.slow, name) == 0 && PySet_Add(py_loop.slow, name) == 0;
+    added = name && PySet_Contains(py_loop.slow, name) == 0 && PySet_Add(py_loop.slow, name) == 0;
     Py_XDECREF(name);
     PyErr_Restore(type, error, trace);
-    if (!new)
+    if (!added)
         return;
     py_leave();
     log_warning("loop: %.*s:%.*s held up all other tasks for %d ms: what blocks belongs into a "
