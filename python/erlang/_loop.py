@@ -109,10 +109,11 @@ def _end(loop):
 
 
 def _complete(loop, coro):
-    """Runs it to its end, whoever stops the loop meanwhile."""
+    """Runs it to its end, whoever stops the loop meanwhile, or has done so before: uvloop stops once for each."""
     task = loop.create_task(coro)
+    task.add_done_callback(lambda _: loop.stop())
     while not task.done():
-        _guard(loop, loop.run_until_complete, task)
+        _guard(loop, loop.run_forever)
 
 
 def get():

@@ -96,6 +96,7 @@ others() ->
      {"a signal's handler runs while the loop has nothing to do", fun plain_handler/0},
      {"an exception out of a signal's handler does not end the loop", fun raising_handler/0},
      {"who exits while the node leaves, or does not end, leaves the others their time", fun tidy_up/0},
+     {"who stops the loop while the node leaves holds up nothing, and nothing is logged", fun stops_at_the_end/0},
      {"a script that runs a loop of its own, and the node's beside it", fun own_loop/0},
      {"--loop uvloop without uvloop is an error of the configuration", fun no_uvloop/0},
      {"a peer that takes no answers gets no tasks run", fun held_back/0}].
@@ -615,6 +616,18 @@ tidy_up() ->
     ?assertEqual(0, live:wait_exit(Node)),
     ?assert(filelib:is_regular(File)),
     ?assertEqual([], [L || L <- live:lines(Node), string:find(L, "could not run") =/= nomatch]).
+
+stops_at_the_end() ->
+    [begin
+         Node = #{node := N} = live:pynode(#{args => ["--path", live:py(""), "--loop", Loop]}),
+         File = live:tmp("stops_at_the_end." ++ Loop),
+         {ok, none} = raw(N, loops, stops_at_the_end, [list_to_binary(File)]),
+         {ok, 2} = raw(N, loops, double, [1]), % so it runs
+         live:signal(Node, "TERM"),
+         ?assertEqual(0, live:wait_exit(Node)),
+         ?assert(filelib:is_regular(File)),
+         ?assertEqual([], [L || L <- live:lines(Node), string:find(L, "Error") =/= nomatch])
+     end || Loop <- ["asyncio" | ["uvloop" || has_uvloop()]]].
 
 own_loop() ->
     Script = "import asyncio, loops\n"

@@ -259,6 +259,21 @@ def tidy_up(path):
     erlang.spawn_task(tidies())
 
 
+def stops_at_the_end(path):
+    """A task that stops the loop, again and again, when it is cancelled, and then has something to do."""
+
+    async def stops():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            for _ in range(3):
+                asyncio.get_running_loop().stop()
+                await asyncio.sleep(0.01)
+            open(path, "w").close()
+
+    erlang.spawn_task(stops())
+
+
 async def exits():
     raise SystemExit(4)
 
