@@ -529,7 +529,7 @@ def watches(node, undo):
     erlang.monitor_node(node)
     if undo:
         erlang.monitor_node(node, False)
-    box.put("watching", True)
+    box.put(node, "watching")
     return outcome(erlang.receive, 1 if undo else 20)
 
 
