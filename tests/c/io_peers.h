@@ -30,7 +30,6 @@
 
 enum {
     SECONDS = 60,
-    TICKTIME = 2, /* seconds: the shortest in which a busy machine does not look like a dead peer */
     MAX_FRAME = 1 << 20,
     MUCH = 1 << 20, /* bytes that a call to much:answer has for its answer */
 };
@@ -189,9 +188,11 @@ TAP_UNUSED static void *loop_main(void *arg) {
 }
 
 static pthread_t loop;
+static _Atomic bool loop_begun; /* with the first task */
 
 TAP_UNUSED static bool start_loop_cb(void) {
-    return pthread_create(&loop, NULL, loop_main, NULL) == 0;
+    atomic_store(&loop_begun, pthread_create(&loop, NULL, loop_main, NULL) == 0);
+    return atomic_load(&loop_begun);
 }
 
 TAP_UNUSED static bool lead_cb(struct exec_worker *w) {
@@ -341,7 +342,6 @@ static void start(struct io_settings settings, void (*before_workers)(void)) {
     log_open(LOG_LEVEL_INFO, LOG_FORMAT_TEXT, log_path);
     snprintf(address.sun_path, sizeof address.sun_path, "%s/s", tap_dir());
     settings.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    settings.net_ticktime = TICKTIME;
     settings.max_frame = MAX_FRAME;
     if (settings.listener < 0 ||
         bind(settings.listener, (struct sockaddr *)&address, sizeof address) < 0 ||
@@ -368,7 +368,8 @@ static void stop(void) {
     is_str(ping(fd), PONG, "the last peer");
     atomic_store(&loop_ends, true);
     tasks_wake();
-    pthread_join(loop, NULL);
+    if (atomic_load(&loop_begun))
+        pthread_join(loop, NULL);
     pool_stop_begin();
     lead_stop();
     ok(pool_stop_wait(SECONDS), "lead_stop() ends every leader");

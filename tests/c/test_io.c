@@ -3,6 +3,8 @@
 
 #include "io_peers.h"
 
+enum { TICKTIME = 2 }; /* seconds: the shortest in which a busy machine does not look like a dead peer */
+
 static int accepted;           /* clients */
 static int epmd_lost, reports; /* calls of the hooks */
 static char reported[256];     /* the peers that io_list() has told of */
@@ -357,7 +359,10 @@ static void test_reports(void) {
 }
 
 int main(void) {
-    start((struct io_settings){.accept = accept_cb, .epmd = epmd_cb, .report = report_cb},
+    start((struct io_settings){.net_ticktime = TICKTIME,
+                               .accept = accept_cb,
+                               .epmd = epmd_cb,
+                               .report = report_cb},
           NULL);
     silent = peer("silent@h");
     test_peer();
